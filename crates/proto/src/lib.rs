@@ -1,0 +1,9 @@
+//! Bytes to decisions: the GatewayWorker wire, the client protocols and the state machines of every role.
+//!
+//! No I/O, no clock, no randomness: a shell feeds these cores through `tengate_base::App`.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod wire;

@@ -1,0 +1,4 @@
+//! Codecs: what goes over each connection, as bytes and as values.
+
+pub mod header;
+pub mod client_id;

@@ -1,0 +1,2 @@
+//! The `tengate` binary.
+fn main() {}
