@@ -2,3 +2,4 @@
 
 pub mod header;
 pub mod client_id;
+pub mod php;

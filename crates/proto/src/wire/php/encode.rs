@@ -1,0 +1,165 @@
+//! `serialize`: a value, or the parts of one, to bytes.
+
+use alloc::vec::Vec;
+
+use super::{Iter, Value};
+
+/// Appends a value as PHP 8.2's `serialize` prints it.
+pub fn serialize(value: &Value, out: &mut Vec<u8>) {
+    let mut open: Vec<Iter<'_>> = Vec::new();
+    let mut next = Some(value);
+    loop {
+        match next {
+            Some(Value::Null) => write::null(out),
+            Some(Value::Bool(bool)) => write::bool(*bool, out),
+            Some(Value::Int(int)) => write::int(*int, out),
+            Some(Value::Double(double)) => write::double(*double, out),
+            Some(Value::Str(bytes)) => write::string(bytes, out),
+            Some(Value::Array(array)) => {
+                write::array_open(array.len(), out);
+                open.push(array.iter());
+            }
+            None => {
+                write::array_close(out);
+                open.pop();
+            }
+        }
+        let Some(innermost) = open.last_mut() else { return };
+        next = innermost.next().map(|(key, value)| {
+            write::key(key, out);
+            value
+        });
+    }
+}
+
+/// The parts of `serialize` output, each appended to `out`.
+///
+/// An array is [`array_open`](write::array_open) with the number of entries, then a key and a value for each, then
+/// [`array_close`](write::array_close). That keys differ and that the count is right is the caller's promise.
+pub mod write {
+    use alloc::vec::Vec;
+    use core::fmt::Write;
+
+    use super::super::{Key, canonical_int};
+    use super::{Appender, digits_of};
+
+    /// `N;`
+    pub fn null(out: &mut Vec<u8>) {
+        out.extend_from_slice(b"N;");
+    }
+
+    /// `b:1;` or `b:0;`
+    pub fn bool(bool: bool, out: &mut Vec<u8>) {
+        out.extend_from_slice(if bool { b"b:1;" } else { b"b:0;" });
+    }
+
+    /// `i:42;`
+    pub fn int(int: i64, out: &mut Vec<u8>) {
+        append(out, format_args!("i:{int};"));
+    }
+
+    /// `d:0.5;`, with the fewest digits that read back as the same number (`serialize_precision = -1`).
+    pub fn double(double: f64, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"d:");
+        if double.is_nan() {
+            out.extend_from_slice(b"NAN");
+        } else if double.is_infinite() {
+            out.extend_from_slice(if double > 0.0 { b"INF" } else { b"-INF" });
+        } else {
+            digits_of(double, out);
+        }
+        out.push(b';');
+    }
+
+    /// `s:3:"abc";`
+    pub fn string(bytes: &[u8], out: &mut Vec<u8>) {
+        append(out, format_args!("s:{}:\"", bytes.len()));
+        out.extend_from_slice(bytes);
+        out.extend_from_slice(b"\";");
+    }
+
+    /// `a:2:{`
+    pub fn array_open(entry_count: usize, out: &mut Vec<u8>) {
+        append(out, format_args!("a:{entry_count}:{{"));
+    }
+
+    /// `}`
+    pub fn array_close(out: &mut Vec<u8>) {
+        out.push(b'}');
+    }
+
+    /// A key, in front of its value.
+    pub fn key(key: &Key, out: &mut Vec<u8>) {
+        match key {
+            Key::Int(number) => int(*number, out),
+            Key::Str(bytes) => string(bytes, out),
+        }
+    }
+
+    /// A string as a key: an integer when it spells one ([`Key::from_php_string`]).
+    pub fn key_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+        match canonical_int(bytes) {
+            Some(number) => int(number, out),
+            None => string(bytes, out),
+        }
+    }
+
+    fn append(out: &mut Vec<u8>, text: core::fmt::Arguments<'_>) {
+        Appender(out).write_fmt(text).expect("a Vec takes every byte");
+    }
+}
+
+/// A finite number as PHP prints it: plain while the point is at most 17 digits right and 3 zeros left of the first digit,
+/// else `1.0E+25` (`zend_gcvt` with 17 digits).
+fn digits_of(double: f64, out: &mut Vec<u8>) {
+    // Rust's exponent form has the shortest digits already: `-1.25e-7`.
+    let text = alloc::format!("{double:e}");
+    let (mantissa, exponent) = text.split_once('e').expect("the exponent form has an e");
+    let exponent: i32 = exponent.parse().expect("the exponent is a small integer");
+    let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
+    let (first, rest) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let mut append = |text: &str| out.extend_from_slice(text.as_bytes());
+    append(sign);
+    match usize::try_from(exponent) {
+        Ok(shift) if shift < PLAIN_DIGITS_MAX => {
+            append(first);
+            if rest.len() > shift {
+                append(&rest[..shift]);
+                append(".");
+                append(&rest[shift..]);
+            } else {
+                append(rest);
+                append(&"0000000000000000"[..shift - rest.len()]);
+            }
+        }
+        Err(_) if exponent >= -PLAIN_ZEROS_MAX => {
+            append("0.");
+            (1..-exponent).for_each(|_| append("0"));
+            append(first);
+            append(rest);
+        }
+        _ => {
+            append(first);
+            append(".");
+            append(if rest.is_empty() { "0" } else { rest });
+            append(&alloc::format!("E{exponent:+}"));
+        }
+    }
+}
+
+/// Digits before the point up to which a number is printed without an exponent.
+const PLAIN_DIGITS_MAX: usize = 17;
+/// Place of the first digit after the point up to which a number is printed without an exponent.
+const PLAIN_ZEROS_MAX: i32 = 4;
+
+/// Lets `core::fmt` append to bytes.
+struct Appender<'a>(&'a mut Vec<u8>);
+
+impl core::fmt::Write for Appender<'_> {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+const _: () = assert!(PLAIN_DIGITS_MAX == "0000000000000000".len() + 1);
