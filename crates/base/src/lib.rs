@@ -8,6 +8,8 @@ extern crate alloc;
 
 mod time;
 mod seam;
+mod wheel;
 
 pub use seam::{App, CloseCause, Closed, ConnId, Door, How, Opened, ShardId, Sink};
 pub use time::Instant;
+pub use wheel::TimerWheel;
