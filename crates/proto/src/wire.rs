@@ -3,3 +3,7 @@
 pub mod header;
 pub mod client_id;
 pub mod php;
+pub mod websocket;
+pub mod text;
+pub mod length;
+pub mod length_field;

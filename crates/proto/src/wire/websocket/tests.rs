@@ -1,0 +1,1 @@
+//! What the decoder, the encoder and the handshake promise.
