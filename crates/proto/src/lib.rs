@@ -7,4 +7,5 @@
 extern crate alloc;
 
 pub mod wire;
+pub mod secret;
 pub mod worker;

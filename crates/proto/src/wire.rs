@@ -3,6 +3,8 @@
 pub mod header;
 pub mod client_id;
 pub mod php;
+pub mod ext;
+mod json;
 pub mod websocket;
 pub mod text;
 pub mod length;

@@ -93,7 +93,7 @@ impl From<Array> for Value {
 }
 
 /// The integer that these bytes spell the way PHP prints integers, if they do.
-fn canonical_int(bytes: &[u8]) -> Option<i64> {
+pub(super) fn canonical_int(bytes: &[u8]) -> Option<i64> {
     let (negative, digits) = match bytes {
         [b'-', digits @ ..] => (true, digits),
         digits => (false, digits),

@@ -1,5 +1,6 @@
 //! `serialize`: a value, or the parts of one, to bytes.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{Iter, Value};
@@ -112,8 +113,7 @@ pub mod write {
 /// A finite number as PHP prints it: plain while the point is at most 17 digits right and 3 zeros left of the first digit,
 /// else `1.0E+25` (`zend_gcvt` with 17 digits).
 fn digits_of(double: f64, out: &mut Vec<u8>) {
-    // Rust's exponent form has the shortest digits already: `-1.25e-7`.
-    let text = alloc::format!("{double:e}");
+    let text = shortest(double);
     let (mantissa, exponent) = text.split_once('e').expect("the exponent form has an e");
     let exponent: i32 = exponent.parse().expect("the exponent is a small integer");
     let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
@@ -146,6 +146,31 @@ fn digits_of(double: f64, out: &mut Vec<u8>) {
         }
     }
 }
+
+/// The fewest digits that read back as the number, in Rust's exponent form: `-1.25e-7`.
+///
+/// Where two such numbers are equally near, Rust takes the larger and `zend_dtoa` the even one.
+fn shortest(double: f64) -> String {
+    let text = alloc::format!("{double:e}");
+    let at = text.find('e').expect("the exponent form has an e") - 1;
+    let last = text.as_bytes()[at];
+    if last.is_multiple_of(2) {
+        return text;
+    }
+    let mut even = text.clone();
+    even.replace_range(at..=at, core::str::from_utf8(&[last - 1]).expect("a digit is ASCII"));
+    if even.parse() != Ok(double) {
+        return text;
+    }
+    // Every digit the number has: half-way means a five after the even digit, then nothing.
+    let exact = alloc::format!("{double:.EXACT_DIGITS_MAX$e}");
+    let exact = exact.split('e').next().expect("split yields a first part").trim_end_matches('0');
+    let is_tie = exact.strip_prefix(&even[..=at]).is_some_and(|rest| matches!(rest, "5" | ".5"));
+    if is_tie { even } else { text }
+}
+
+/// Digits after the first that no finite double exceeds.
+const EXACT_DIGITS_MAX: usize = 767;
 
 /// Digits before the point up to which a number is printed without an exponent.
 const PLAIN_DIGITS_MAX: usize = 17;

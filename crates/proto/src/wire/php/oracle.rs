@@ -4,7 +4,6 @@
 
 extern crate std;
 
-use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 use std::io::{Read, Write};
@@ -79,7 +78,7 @@ impl Drop for Oracle {
     fn drop(&mut self) {
         self.questions = None;
         if let Err(error) = self.child.wait() {
-            std::eprintln!("php: {}", error.to_string());
+            std::eprintln!("php: {error}");
         }
     }
 }
