@@ -1,0 +1,164 @@
+//! Lanes: each handles the events of its clients in order, the session around every handler included.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tengate_proto::wire::client_id::ClientId;
+use tengate_proto::wire::header::InnerFrame;
+use tengate_proto::wire::php::{Array, Limits, Value, serialize, unserialize};
+use tengate_proto::worker::{Event, EventKind, SessionSource, SessionVersions};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::warn;
+
+use super::Shared;
+use crate::events::{Context, Events, WebsocketRequest};
+use crate::link::SendQueue;
+use crate::session::Session;
+
+/// How the events of one link are handled.
+#[derive(Debug)]
+pub(super) enum Lanes<E> {
+    /// Where they are read: the link waits for each handler.
+    Here(Lane<E>),
+    /// In tasks, each with the clients whose connection id falls to it.
+    Spread {
+        /// One for each task.
+        lanes: Vec<mpsc::Sender<Bytes>>,
+        /// They end when their sender is gone.
+        tasks: JoinSet<()>,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Lane<E> {
+    shared: Arc<Shared<E>>,
+    queue: Arc<SendQueue>,
+    versions: SessionVersions,
+}
+
+impl<E: Events> Lanes<E> {
+    pub(super) fn new(shared: &Arc<Shared<E>>, queue: &Arc<SendQueue>, task_count: usize) -> Self {
+        let lane = || Lane {
+            shared: shared.clone(),
+            queue: queue.clone(),
+            versions: SessionVersions::default(),
+        };
+        if task_count == 1 {
+            return Self::Here(lane());
+        }
+        let mut tasks = JoinSet::new();
+        let lanes = (0..task_count)
+            .map(|_| {
+                let (frames, waiting) = mpsc::channel(FRAMES_WAITING_MAX);
+                tasks.spawn(lane().run(waiting));
+                frames
+            })
+            .collect();
+        Self::Spread { lanes, tasks }
+    }
+
+    /// Handles a whole frame, or leaves it to its task when that has room.
+    pub(super) async fn handle(&mut self, frame: Bytes) {
+        match self {
+            Self::Here(lane) => lane.handle(frame).await,
+            Self::Spread { lanes, .. } => {
+                let Ok(Some((decoded, _))) = InnerFrame::decode(&frame, frame.len()) else {
+                    return;
+                };
+                let lane = decoded.header.connection_id as usize % lanes.len();
+                if lanes[lane].send(frame).await.is_err() {
+                    panic!("a lane only ends early when a handler panicked");
+                }
+            }
+        }
+    }
+
+    /// Waits until everything handed over was handled.
+    pub(super) async fn finish(self) {
+        if let Self::Spread { lanes, tasks } = self {
+            drop(lanes);
+            tasks.join_all().await;
+        }
+    }
+}
+
+impl<E: Events> Lane<E> {
+    async fn run(mut self, mut frames: mpsc::Receiver<Bytes>) {
+        while let Some(frame) = frames.recv().await {
+            self.handle(frame).await;
+        }
+    }
+
+    async fn handle(&mut self, frame: Bytes) {
+        let Ok(Some((decoded, _))) = InnerFrame::decode(&frame, frame.len()) else { return };
+        let Some(event) = Event::from_frame(&decoded) else { return };
+        let session = match self.versions.handle_event(&event) {
+            SessionSource::Carried => frame.slice_ref(event.session),
+            SessionSource::Fetch => {
+                self.fetch(event.client).await.unwrap_or_else(|| frame.slice_ref(event.session))
+            }
+        };
+        let mut ctx = Context {
+            client_id: event.client,
+            client_addr: event.client_addr,
+            gateway_port: event.gateway_port,
+            gateway: self.shared.worker.gateway.clone(),
+            session: Session::new(session),
+        };
+        let events = &self.shared.events;
+        let result = match event.kind {
+            EventKind::Connect => events.on_connect(&mut ctx).await,
+            EventKind::WebsocketConnect => {
+                events.on_websocket_connect(&mut ctx, &request(event.body)).await
+            }
+            EventKind::Message => events.on_message(&mut ctx, event.body).await,
+            EventKind::Close => events.on_close(&mut ctx).await,
+        };
+        if let Err(error) = result {
+            warn!(client = %event.client, %error, "an event handler failed");
+        }
+        if event.kind != EventKind::Close {
+            self.store(event.client, ctx.session).await;
+        }
+    }
+
+    /// The session as the gateway has it now.
+    async fn fetch(&mut self, client: ClientId) -> Option<Bytes> {
+        // The question takes another connection than this lane's last store: the store must be on its way first.
+        self.queue.flushed().await;
+        let session = match self.shared.worker.gateway.get_session(client).await {
+            Ok(session) => session?,
+            Err(error) => {
+                warn!(%client, %error, "a newer session cannot be fetched; the handler gets the older one");
+                return None;
+            }
+        };
+        let mut bytes = Vec::new();
+        serialize(&Value::Array(session), &mut bytes);
+        self.versions.handle_fetched(client, &bytes);
+        Some(Bytes::from(bytes))
+    }
+
+    async fn store(&mut self, client: ClientId, session: Session) {
+        let Some(changed) = session.changed() else { return };
+        match self.shared.worker.gateway.set_session_bytes(client, &changed).await {
+            Ok(()) => self.versions.handle_stored(client, &changed),
+            Err(error) => warn!(%client, %error, "a session cannot be stored"),
+        }
+    }
+}
+
+fn request(body: &[u8]) -> WebsocketRequest {
+    let parts = match unserialize(body, &Limits::default()) {
+        Ok(Value::Array(parts)) => parts,
+        Ok(_) | Err(_) => {
+            warn!("a gateway's websocket request cannot be read; it is taken for empty");
+            Array::new()
+        }
+    };
+    WebsocketRequest { parts }
+}
+
+/// Frames that may wait for one lane; the link is not read meanwhile.
+const FRAMES_WAITING_MAX: usize = 64;

@@ -1,0 +1,176 @@
+//! The handle for calls to gateways: what Lib\Gateway.php and GatewayClient offer.
+
+mod ext;
+mod queries;
+mod sends;
+
+use core::net::SocketAddrV4;
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tengate_proto::wire::client_id::ClientId;
+use tengate_proto::worker::Call;
+use tokio::time::Instant;
+
+use crate::error::{CallError, GatewayFault};
+use crate::link::SendQueue;
+use crate::query::{Pool, Timeouts};
+use crate::register;
+
+/// Calls to the cluster's gateways: sends, groups, uids, sessions and queries. Cheap to clone.
+///
+/// In a worker, sends go over its links and return at once; outside ([`Client`](crate::Client)) they return when the kernel
+/// has them. Queries to all gateways run at the same time over connections of their own. Calls of one task to one gateway
+/// happen in the order they are made; a query, on its own connection, may overtake a send, as in PHP.
+///
+/// | PHP | here |
+/// |---|---|
+/// | `sendToAll($m)`, `($m, $ids)`, `($m, null, $not)` | [`send_to_all`](Self::send_to_all), [`send_to_clients`](Self::send_to_clients), [`send_to_all_except`](Self::send_to_all_except) |
+/// | `sendToGroup($g, $m)`, `($g, $m, $not)` | [`send_to_group`](Self::send_to_group), [`send_to_group_except`](Self::send_to_group_except) |
+/// | `$raw = true` | [`Payload::raw`](crate::Payload::raw) |
+/// | `sendToCurrentClient`, `closeCurrentClient`, `$_SESSION` | on [`Context`](crate::Context) |
+/// | `closeClient($id)`, `($id, $m)` | [`close_client`](Self::close_client), [`close_client_with`](Self::close_client_with) |
+/// | `destoryClient` | [`destroy_client`](Self::destroy_client) |
+/// | everything else | the same name in snake case |
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    route: Route,
+    pool: Pool,
+}
+
+/// How gateways are found and reached.
+#[derive(Debug)]
+enum Route {
+    /// A worker's own links.
+    Linked(Arc<Links>),
+    /// What a register said last.
+    Asked(Addresses),
+}
+
+/// The gateways one worker knows.
+#[derive(Debug, Default)]
+pub(crate) struct Links {
+    state: Mutex<LinksState>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct LinksState {
+    /// Gateways the registers announce.
+    pub(crate) announced: BTreeSet<SocketAddrV4>,
+    /// Gateways somebody keeps a link to, with the queue of the link while there is one.
+    pub(crate) kept: BTreeMap<SocketAddrV4, Option<Arc<SendQueue>>>,
+}
+
+/// Which gateways there are, asked from a register at most once a second.
+#[derive(Debug)]
+struct Addresses {
+    registers: Vec<String>,
+    secret_key: String,
+    timeouts: Timeouts,
+    last: tokio::sync::Mutex<Option<(Instant, BTreeSet<SocketAddrV4>)>>,
+}
+
+impl Gateway {
+    pub(crate) fn linked(links: Arc<Links>, secret_key: &str, timeouts: Timeouts) -> Self {
+        let pool = Pool::new(secret_key, timeouts);
+        Self { shared: Arc::new(Shared { route: Route::Linked(links), pool }) }
+    }
+
+    pub(crate) fn asked(registers: Vec<String>, secret_key: String, timeouts: Timeouts) -> Self {
+        let pool = Pool::new(&secret_key, timeouts);
+        let last = tokio::sync::Mutex::default();
+        let route = Route::Asked(Addresses { registers, secret_key, timeouts, last });
+        Self { shared: Arc::new(Shared { route, pool }) }
+    }
+
+    /// The gateways a query goes to: all that are announced.
+    async fn announced(&self) -> Result<BTreeSet<SocketAddrV4>, CallError> {
+        let announced = match &self.shared.route {
+            Route::Linked(links) => links.state().announced.clone(),
+            Route::Asked(addresses) => addresses.current().await?,
+        };
+        if announced.is_empty() { Err(CallError::NoGateway) } else { Ok(announced) }
+    }
+
+    /// The gateways a send goes to: those this worker is linked to, or all that are announced.
+    async fn reachable(&self) -> Result<BTreeSet<SocketAddrV4>, CallError> {
+        match &self.shared.route {
+            Route::Linked(links) => Ok(links.state().linked().collect()),
+            Route::Asked(_) => self.announced().await,
+        }
+    }
+
+    /// Whether a question about a client of this gateway is worth asking: a worker only asks gateways it is linked to.
+    fn can_ask(&self, gateway: SocketAddrV4) -> bool {
+        match &self.shared.route {
+            Route::Linked(links) => links.state().queue(gateway).is_some(),
+            Route::Asked(_) => true,
+        }
+    }
+
+    async fn send(&self, gateway: SocketAddrV4, call: &Call<'_>) -> Result<(), CallError> {
+        match &self.shared.route {
+            Route::Linked(links) => {
+                let queue = links.state().queue(gateway);
+                let sent = queue.map_or(Err(GatewayFault::NotLinked), |queue| queue.send(call));
+                sent.map_err(|fault| CallError::Gateway { gateway, fault })
+            }
+            Route::Asked(_) => self.shared.pool.tell(gateway, call).await,
+        }
+    }
+
+    async fn send_to(&self, client: ClientId, call: Call<'_>) -> Result<(), CallError> {
+        self.send(client.gateway(), &call.to(client)).await
+    }
+
+    /// Sends to every gateway in reach, past those that fail; the first failure is the answer.
+    async fn send_everywhere(&self, call: &Call<'_>) -> Result<(), CallError> {
+        let mut outcome = Ok(());
+        for gateway in self.reachable().await? {
+            outcome = outcome.and(self.send(gateway, call).await);
+        }
+        outcome
+    }
+}
+
+impl Links {
+    pub(crate) fn state(&self) -> MutexGuard<'_, LinksState> {
+        // Every change of the state is one assignment, so a panic cannot leave it half made.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LinksState {
+    fn linked(&self) -> impl Iterator<Item = SocketAddrV4> {
+        self.kept.iter().filter(|(_, queue)| queue.is_some()).map(|(gateway, _)| *gateway)
+    }
+
+    fn queue(&self, gateway: SocketAddrV4) -> Option<Arc<SendQueue>> {
+        self.kept.get(&gateway).cloned().flatten()
+    }
+}
+
+impl Addresses {
+    async fn current(&self) -> Result<BTreeSet<SocketAddrV4>, CallError> {
+        // Held while asking, so that many callers at once cost one question.
+        let mut last = self.last.lock().await;
+        if let Some((asked_at, gateways)) = &*last
+            && asked_at.elapsed() < ADDRESSES_AGE_MAX
+            && !gateways.is_empty()
+        {
+            return Ok(gateways.clone());
+        }
+        let gateways = register::ask(&self.registers, &self.secret_key, self.timeouts).await?;
+        *last = Some((Instant::now(), gateways.clone()));
+        Ok(gateways)
+    }
+}
+
+/// How long the list of gateways is used without asking again, as in GatewayClient.
+const ADDRESSES_AGE_MAX: Duration = Duration::from_secs(1);
