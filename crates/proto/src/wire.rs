@@ -9,3 +9,6 @@ pub mod websocket;
 pub mod text;
 pub mod length;
 pub mod length_field;
+
+#[cfg(test)]
+mod golden;

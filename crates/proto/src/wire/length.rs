@@ -48,3 +48,51 @@ impl fmt::Display for Malformed {
 }
 
 impl core::error::Error for Malformed {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::golden::written_by;
+
+    const RECORDING: &str = include_str!("../../testdata/frame.hex");
+
+    #[test]
+    fn workermans_frames_are_decoded_and_encoded_as_recorded() {
+        let stream = written_by("client", RECORDING);
+        let (messages, rest) = messages_of(&stream);
+        assert_eq!(messages, [&b"hello"[..], b"", "你好".as_bytes(), b"one", b"two"]);
+        assert_eq!(rest, [0, 0, 0]);
+        let mut answers = Vec::new();
+        messages.iter().for_each(|message| encode(message, &mut answers));
+        assert_eq!(answers, written_by("server", RECORDING));
+    }
+
+    #[test]
+    fn a_frame_cut_at_any_byte_is_incomplete() {
+        let mut frame = Vec::new();
+        encode(b"message", &mut frame);
+        for cut in 0..frame.len() {
+            assert_eq!(decode(&frame[..cut], 100), Ok(None), "cut at {cut}");
+        }
+        frame.push(0);
+        assert_eq!(decode(&frame, 100), Ok(Some((11, &b"message"[..]))));
+    }
+
+    #[test]
+    fn a_length_below_itself_or_above_the_limit_is_refused_at_once() {
+        for frame_len in [0_u32, 1, 3, 101, u32::MAX] {
+            assert_eq!(decode(&frame_len.to_be_bytes(), 100), Err(Malformed { frame_len }));
+        }
+        assert_eq!(decode(&100_u32.to_be_bytes(), 100), Ok(None));
+        assert_eq!(decode(&4_u32.to_be_bytes(), 100), Ok(Some((4, &b""[..]))));
+    }
+
+    fn messages_of(mut stream: &[u8]) -> (Vec<&[u8]>, &[u8]) {
+        let mut messages = Vec::new();
+        while let Some((len, message)) = decode(stream, 100).expect("the stream is good") {
+            messages.push(message);
+            stream = &stream[len..];
+        }
+        (messages, stream)
+    }
+}

@@ -171,3 +171,98 @@ impl fmt::Display for Malformed {
 }
 
 impl core::error::Error for Malformed {}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+    use crate::wire::golden::written_by;
+
+    #[test]
+    fn a_frame_with_a_magic_of_fffe_and_a_header_of_20_bytes_is_decoded_whole() {
+        let frame = written_by("client", include_str!("../../testdata/length_field.hex"));
+        let framing = LengthField::new(fffe()).unwrap();
+        for cut in 0..frame.len() {
+            assert_eq!(framing.decode(&frame[..cut]), Ok(None), "cut at {cut}");
+        }
+        let two = [&frame[..], &frame].concat();
+        assert_eq!(framing.decode(&two), Ok(Some((20, &frame[..]))));
+    }
+
+    #[test]
+    fn a_wrong_magic_is_refused_at_its_first_wrong_byte() {
+        let framing = LengthField::new(fffe()).unwrap();
+        assert_eq!(framing.decode(&[0xff]), Ok(None));
+        assert_eq!(framing.decode(&[0xfe]), Err(Malformed::Magic));
+        assert_eq!(framing.decode(&[0xff, 0xff]), Err(Malformed::Magic));
+    }
+
+    #[test]
+    fn a_length_below_the_header_or_above_the_limit_is_refused_before_the_frame_is_whole() {
+        let framing = LengthField::new(fffe()).unwrap();
+        let decode = |length: u32| {
+            let start = [&[0xff, 0xfe, 0, 0][..], &length.to_be_bytes()].concat();
+            framing.decode(&start).map(|frame| frame.is_some())
+        };
+        assert_eq!(decode(19), Err(Malformed::TooShort { length: 19 }));
+        assert_eq!(decode(20), Ok(false));
+        assert_eq!(decode(1000), Ok(false));
+        assert_eq!(decode(1001), Err(Malformed::TooLong { length: 1001 }));
+        assert_eq!(decode(u32::MAX), Err(Malformed::TooLong { length: u64::from(u32::MAX) }));
+    }
+
+    #[test]
+    fn every_width_and_byte_order_reads_the_same_length() {
+        for length_bytes in [1, 2, 3, 4, 8] {
+            for endian in [Endian::Big, Endian::Little] {
+                let mut frame = vec![0; 14];
+                let length = if endian == Endian::Big { length_bytes } else { 1 };
+                frame[length] = 5;
+                let layout = Layout {
+                    magic: vec![],
+                    length_offset: 1,
+                    length_bytes,
+                    endian,
+                    counts: Counts::Body,
+                    header_bytes: 9,
+                    frame_bytes_max: 14,
+                };
+                let framing = LengthField::new(layout).unwrap();
+                assert_eq!(framing.decode(&frame), Ok(Some((14, &frame[..]))));
+                assert_eq!(framing.decode(&frame[..13]), Ok(None));
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_length_that_overflows_is_too_long() {
+        let layout = Layout { counts: Counts::Body, length_bytes: 8, ..fffe() };
+        let framing = LengthField::new(layout).unwrap();
+        let frame = [&[0xff, 0xfe, 0, 0][..], &[0xff; 8]].concat();
+        assert_eq!(framing.decode(&frame), Err(Malformed::TooLong { length: u64::MAX }));
+    }
+
+    #[test]
+    fn a_layout_that_contradicts_itself_is_refused() {
+        let refuse = |layout, error| assert_eq!(LengthField::new(layout), Err(error));
+        refuse(Layout { length_bytes: 0, ..fffe() }, LayoutError::LengthBytes);
+        refuse(Layout { length_bytes: 5, ..fffe() }, LayoutError::LengthBytes);
+        refuse(Layout { length_offset: 1, ..fffe() }, LayoutError::MagicOverlapsLength);
+        refuse(Layout { length_offset: 17, ..fffe() }, LayoutError::LengthOutsideHeader);
+        refuse(Layout { length_offset: usize::MAX, ..fffe() }, LayoutError::LengthOutsideHeader);
+        refuse(Layout { frame_bytes_max: 19, ..fffe() }, LayoutError::MaxBelowHeader);
+    }
+
+    fn fffe() -> Layout {
+        Layout {
+            magic: vec![0xff, 0xfe],
+            length_offset: 4,
+            length_bytes: 4,
+            endian: Endian::Big,
+            counts: Counts::Frame,
+            header_bytes: 20,
+            frame_bytes_max: 1000,
+        }
+    }
+}

@@ -60,3 +60,58 @@ impl fmt::Display for TooLong {
 }
 
 impl core::error::Error for TooLong {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::golden::written_by;
+
+    const RECORDING: &str = include_str!("../../testdata/text.hex");
+
+    #[test]
+    fn workermans_lines_are_decoded_and_encoded_as_recorded() {
+        let (lines, rest) = lines_of(&[&written_by("client", RECORDING)]);
+        assert_eq!(lines, [&b"hello"[..], b"", "你好".as_bytes(), b"one", b"two"]);
+        assert_eq!(rest, b"thr");
+        let mut answers = Vec::new();
+        lines.iter().for_each(|line| encode(line, &mut answers));
+        assert_eq!(answers, written_by("server", RECORDING));
+    }
+
+    #[test]
+    fn a_split_at_any_byte_changes_nothing() {
+        let stream = b"one\r\n\n\r\n\rtwo\r\r\n a b \nlast";
+        let whole = lines_of(&[stream]);
+        assert_eq!(whole.0, [&b"one"[..], b"", b"", b"\rtwo", b" a b "]);
+        for cut in 0..=stream.len() {
+            let (before, after) = stream.split_at(cut);
+            assert_eq!(lines_of(&[before, after]), whole, "cut at {cut}");
+        }
+        let drops: Vec<_> = stream.chunks(1).collect();
+        assert_eq!(lines_of(&drops), whole);
+    }
+
+    #[test]
+    fn a_line_of_the_limit_passes_and_one_byte_more_is_refused_before_it_ends() {
+        let check = |bytes: &[u8]| Decoder::default().decode(bytes, 4).map(|line| line.is_some());
+        assert_eq!(check(b"four"), Ok(false));
+        assert_eq!(check(b"four\n"), Ok(true));
+        assert_eq!(check(b"fivee"), Err(TooLong));
+        assert_eq!(check(b"fivee\n"), Err(TooLong));
+        assert_eq!(check(b"\nbehind a short line"), Ok(true));
+    }
+
+    /// The lines of a stream that comes in these reads, and what is left of it.
+    fn lines_of(reads: &[&[u8]]) -> (Vec<Vec<u8>>, Vec<u8>) {
+        let mut decoder = Decoder::default();
+        let (mut lines, mut kept) = (Vec::new(), Vec::new());
+        for read in reads {
+            kept.extend_from_slice(read);
+            while let Some((len, line)) = decoder.decode(&kept, 100).expect("no line is longer") {
+                lines.push(line.to_vec());
+                kept.drain(..len);
+            }
+        }
+        (lines, kept)
+    }
+}
