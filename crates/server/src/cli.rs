@@ -1,0 +1,298 @@
+//! The command line: what may be written, and which key of the configuration each flag stands for.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use toml::{Table, Value};
+
+use crate::config::{self, Finding, Inputs, Loaded, LogFormat, LogLevel, Override, Severity};
+use crate::{Failure, admin, complain, log, roles, say};
+
+const EXAMPLES: &str = "\
+Examples:
+  tengate start                                  register, gateway, demo worker and page on this machine
+  tengate register --listen 10.0.0.1:1236        one address book for a cluster
+  tengate gateway --client websocket://0.0.0.0:8282 --inner 10.0.0.2:2900 --register 10.0.0.1:1236
+  tengate check --config tengate.toml            every mistake of a configuration, with its line
+  tengate status                                 what runs here and how busy it is
+
+Settings come from flags, then the environment, then the file, then defaults. Each key of the file can be set in the
+environment: TENGATE_GATEWAY__SHARDS=4 is `shards` in [gateway]. TENGATE_CONFIG names the file, TENGATE_SECRET_KEY the
+secret key of register and gateway, TENGATE_RUN_DIR where running processes are found.
+
+Exit status: 0 done, 1 failed while running, 2 the command line or the configuration is wrong.";
+
+/// The long-connection gateway for GatewayWorker applications.
+#[derive(Debug, Parser)]
+#[command(name = "tengate", version, after_help = EXAMPLES, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// Configuration file (TOML); see docs/configuration.md
+    #[arg(long, short, global = true, value_name = "FILE", env = "TENGATE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Least serious messages to log [default: info]
+    #[arg(long, global = true, value_enum, value_name = "LEVEL", hide_possible_values = false)]
+    log_level: Option<LogLevel>,
+    /// How log lines look [default: plain]
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// Directory of the admin sockets [default: $XDG_RUNTIME_DIR/tengate, /run/tengate for root, else /tmp/tengate-UID]
+    #[arg(long, global = true, value_name = "DIR", env = "TENGATE_RUN_DIR")]
+    run_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run register, gateway, demo worker and demo page in this process
+    #[command(after_help = "\
+Without a configuration it listens on this machine only: websocket clients on 127.0.0.1:8282, workers on 127.0.0.1:2900,
+the register on 127.0.0.1:1236, the page on http://127.0.0.1:8080.")]
+    Start,
+    /// Run a register: the address book through which workers find gateways
+    #[command(
+        after_help = "Example: tengate register --listen 127.0.0.1:1236 --secret-key-file /etc/tengate/key"
+    )]
+    Register(RegisterFlags),
+    /// Run a gateway: client connections on one side, workers on the other
+    #[command(after_help = "\
+Example: tengate gateway --client websocket://127.0.0.1:8282 --inner 127.0.0.1:2900 --register 127.0.0.1:1236
+
+A --client on the command line replaces every [[gateway.client]] of the file.")]
+    Gateway(GatewayFlags),
+    /// Check a configuration and report every mistake with its line
+    Check,
+    /// Show what runs on this machine, in the columns of Workerman's `status`
+    Status(Query),
+    /// List every open connection, in the columns of Workerman's `connections`
+    Connections(Query),
+}
+
+#[derive(Debug, Args)]
+struct RegisterFlags {
+    /// Where gateways and workers connect [default: 127.0.0.1:1236]
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<String>,
+    #[command(flatten)]
+    secret: SecretFlags,
+}
+
+#[derive(Debug, Args)]
+struct GatewayFlags {
+    /// Where clients connect; repeat for several. PROTOCOL is websocket, text, frame, tcp or length_field
+    /// [default: websocket://127.0.0.1:8282]
+    #[arg(long, value_name = "PROTOCOL://IP:PORT", value_parser = decode_client)]
+    client: Vec<Table>,
+    /// Where workers and GatewayClient connect; IPv4 [default: 127.0.0.1:2900]
+    #[arg(long, value_name = "IP:PORT")]
+    inner: Option<String>,
+    /// Register to announce this gateway to; repeat for several [default: 127.0.0.1:1236]
+    #[arg(long, value_name = "HOST:PORT")]
+    register: Vec<String>,
+    /// Threads that serve connections, each on a core of its own [default: one a core]
+    #[arg(long, value_name = "N")]
+    shards: Option<u16>,
+    #[command(flatten)]
+    secret: SecretFlags,
+}
+
+#[derive(Debug, Args)]
+struct SecretFlags {
+    /// Secret key that peers must show. Everyone on this machine can read a command line (`ps`): prefer
+    /// --secret-key-file or TENGATE_SECRET_KEY
+    #[arg(long, value_name = "KEY", conflicts_with = "secret_key_file")]
+    secret_key: Option<String>,
+    /// File that holds the secret key
+    #[arg(long, value_name = "FILE")]
+    secret_key_file: Option<String>,
+}
+
+/// What `status` and `connections` take.
+#[derive(Debug, Args)]
+pub(crate) struct Query {
+    /// Print JSON with everything instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print again every second
+    #[arg(long, short = 'd')]
+    pub(crate) watch: bool,
+}
+
+/// Does what the command line asks.
+pub(crate) fn run() -> Result<(), Failure> {
+    let cli = Cli::parse();
+    let flags = overrides(&cli);
+    match cli.command {
+        Command::Check => check(&cli.common, flags),
+        Command::Status(query) => admin::print_status(cli.common.run_dir, &query),
+        Command::Connections(query) => admin::print_connections(cli.common.run_dir, &query),
+        Command::Start => serve(roles::Role::Start, &cli.common, flags),
+        Command::Register(_) => serve(roles::Role::Register, &cli.common, flags),
+        Command::Gateway(_) => serve(roles::Role::Gateway, &cli.common, flags),
+    }
+}
+
+/// How a running process reads its configuration again.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    file: Option<PathBuf>,
+    flags: Vec<Override>,
+}
+
+impl Reader {
+    /// Reads and checks everything the configuration is made of.
+    pub(crate) fn read(&self) -> anyhow::Result<Loaded> {
+        let file = match &self.file {
+            None => None,
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+                Some((path.clone(), text))
+            }
+        };
+        // Only text can be a setting; a variable that is none belongs to somebody else.
+        let env = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        // In order of their names, so that findings do not depend on the order of the environment.
+        let env: BTreeMap<String, String> = env.collect();
+        let env = env.into_iter().filter_map(|(name, value)| Override::from_env(name, value));
+        let mut loaded =
+            config::load(&Inputs { file, overrides: env.chain(self.flags.clone()).collect() });
+        config::check(&loaded.config, &usable_cores(), &mut loaded.findings);
+        Ok(loaded)
+    }
+}
+
+/// The cores this process may run on, in ascending order.
+pub(crate) fn usable_cores() -> Vec<usize> {
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return vec![0] };
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect()
+}
+
+fn check(common: &Common, flags: Vec<Override>) -> Result<(), Failure> {
+    let reader = Reader { file: common.config.clone(), flags };
+    let loaded = reader.read().map_err(|error| Failure::Config(format!("error: {error:#}\n")))?;
+    let shown = render(&loaded);
+    let count =
+        |severity| loaded.findings.iter().filter(|finding| finding.severity == severity).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let what = common
+        .config
+        .as_ref()
+        .map_or("defaults and environment".to_owned(), |path| path.display().to_string());
+    let plural =
+        |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    let summary = format!("{what}: {}, {}\n", plural(errors, "error"), plural(warnings, "warning"));
+    if errors > 0 {
+        return Err(Failure::Config(shown + &summary));
+    }
+    complain(&shown);
+    say(&summary);
+    Ok(())
+}
+
+fn serve(role: roles::Role, common: &Common, flags: Vec<Override>) -> Result<(), Failure> {
+    let reader = Reader { file: common.config.clone(), flags };
+    let loaded = reader.read().map_err(|error| Failure::Config(format!("error: {error:#}\n")))?;
+    let shown = render(&loaded);
+    if loaded.findings.iter().any(|finding| finding.severity == Severity::Error) {
+        return Err(Failure::Config(shown));
+    }
+    complain(&shown);
+    let level = log::start(&loaded.config.log);
+    roles::run(role, loaded.config, reader, level)
+}
+
+fn render(loaded: &Loaded) -> String {
+    loaded.findings.iter().map(|finding: &Finding| loaded.sources.render(finding)).collect()
+}
+
+/// The flags as settings, so that a mistake in one is reported like any other, under its name.
+fn overrides(cli: &Cli) -> Vec<Override> {
+    let mut flags = Vec::new();
+    let mut set = |name: &str, path: &[&str], value: Option<Value>| {
+        let path = path.iter().map(ToString::to_string).collect();
+        flags.extend(value.map(|value| Override {
+            name: name.to_owned(),
+            path,
+            text: value.to_string(),
+        }));
+    };
+    let common = &cli.common;
+    set("--log-level", &["log", "level"], common.log_level.map(word));
+    set("--log-format", &["log", "format"], common.log_format.map(word));
+    set(
+        "--run-dir",
+        &["admin", "run_dir"],
+        common.run_dir.as_ref().and_then(|dir| dir.to_str()).map(Value::from),
+    );
+    let secret = match &cli.command {
+        Command::Register(register) => {
+            set("--listen", &["register", "listen"], register.listen.as_deref().map(Value::from));
+            Some(("register", &register.secret))
+        }
+        Command::Gateway(gateway) => {
+            let clients =
+                gateway.client.iter().map(|client| Value::Table(client.clone())).collect();
+            set("--client", &["gateway", "client"], given(clients));
+            set(
+                "--inner",
+                &["gateway", "inner", "listen"],
+                gateway.inner.as_deref().map(Value::from),
+            );
+            let registers =
+                gateway.register.iter().map(|peer| Value::from(peer.as_str())).collect();
+            set("--register", &["gateway", "register_address"], given(registers));
+            set(
+                "--shards",
+                &["gateway", "shards"],
+                gateway.shards.map(|shards| Value::Integer(shards.into())),
+            );
+            Some(("gateway", &gateway.secret))
+        }
+        Command::Start | Command::Check | Command::Status(_) | Command::Connections(_) => None,
+    };
+    let flagged = secret
+        .filter(|(_, secret)| secret.secret_key.is_some() || secret.secret_key_file.is_some());
+    if let Some((section, secret)) = flagged {
+        set(
+            "--secret-key",
+            &[section, "secret_key"],
+            secret.secret_key.as_deref().map(Value::from),
+        );
+        let file = secret.secret_key_file.as_deref().map(Value::from);
+        set("--secret-key-file", &[section, "secret_key_file"], file);
+    } else if let Ok(key) = std::env::var("TENGATE_SECRET_KEY") {
+        for section in ["register", "gateway"] {
+            set("TENGATE_SECRET_KEY", &[section, "secret_key"], Some(Value::from(key.as_str())));
+        }
+    }
+    flags
+}
+
+fn word(value: impl ValueEnum) -> Value {
+    Value::from(value.to_possible_value().as_ref().map_or("", |possible| possible.get_name()))
+}
+
+/// A repeatable flag: not given at all, or a list.
+fn given(values: Vec<Value>) -> Option<Value> {
+    (!values.is_empty()).then_some(Value::Array(values))
+}
+
+/// `websocket://0.0.0.0:8282`, and Workerman's spelling `Websocket://0.0.0.0:8282`, as a [[gateway.client]].
+fn decode_client(flag: &str) -> Result<Table, String> {
+    let (protocol, listen) = flag
+        .split_once("://")
+        .ok_or("write PROTOCOL://IP:PORT, such as websocket://127.0.0.1:8282")?;
+    let entries = [("protocol", protocol.to_lowercase()), ("listen", listen.to_owned())];
+    Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), Value::String(value))).collect())
+}

@@ -1,0 +1,65 @@
+//! What a changed configuration can change in a running process.
+
+use toml::{Table, Value};
+
+use super::Config;
+
+/// One key that differs between the running configuration and a new one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// The key's path: `gateway.client.ping_interval`.
+    pub(crate) key: String,
+    /// Whether it takes effect without a restart.
+    pub(crate) live: bool,
+}
+
+/// Keys that take effect without a restart, by the end of their path.
+const LIVE: [&str; 17] = [
+    "log.level",
+    "gateway.max_connections",
+    "gateway.close_linger",
+    "gateway.client.message_bytes_max",
+    "gateway.client.send_to_client_buffer_bytes",
+    "gateway.client.slow_client",
+    "gateway.client.handshake_timeout",
+    "gateway.client.handshake_bytes_max",
+    "gateway.client.ping_interval",
+    "gateway.client.ping_not_response_limit",
+    "gateway.client.ping_data",
+    "gateway.client.ping_websocket",
+    "gateway.inner.frame_bytes_max",
+    "gateway.inner.send_to_worker_buffer_bytes",
+    "gateway.inner.slow_worker",
+    "gateway.inner.routing",
+    "gateway.inner.no_worker_grace",
+];
+
+/// The keys that differ, in the order of the file's sections.
+pub(crate) fn changes(old: &Config, new: &Config) -> Vec<Change> {
+    let mut keys = Vec::new();
+    let tables = [old, new].map(|config| Table::try_from(config).unwrap_or_default());
+    compare("", &tables[0], &tables[1], &mut keys);
+    keys.into_iter().map(|key| Change { live: LIVE.contains(&key.as_str()), key }).collect()
+}
+
+fn compare(path: &str, old: &Table, new: &Table, keys: &mut Vec<String>) {
+    let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
+    names.sort();
+    names.dedup();
+    for name in names {
+        let below = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        match (old.get(name), new.get(name)) {
+            (Some(Value::Table(old)), Some(Value::Table(new))) => compare(&below, old, new, keys),
+            (Some(Value::Array(old)), Some(Value::Array(new)))
+                if old.len() == new.len() && old.iter().chain(new).all(Value::is_table) =>
+            {
+                for (old, new) in old.iter().zip(new) {
+                    let (Value::Table(old), Value::Table(new)) = (old, new) else { continue };
+                    compare(&below, old, new, keys);
+                }
+            }
+            (old, new) if old != new && !keys.contains(&below) => keys.push(below),
+            _ => {}
+        }
+    }
+}
