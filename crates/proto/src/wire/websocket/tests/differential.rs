@@ -22,7 +22,7 @@ proptest! {
 
     #[test]
     fn tungstenite_hears_the_same(
-        frames in prop::collection::vec(frame(), 0..12),
+        frames in frames(),
         missing in prop_oneof![3 => Just(0), 1 => 1..20_usize],
         cuts in prop::collection::vec(any::<Index>(), 0..6),
     ) {
@@ -47,35 +47,68 @@ proptest! {
     }
 }
 
-/// A client's frame; mostly good, with something wrong now and then.
-fn frame() -> impl Strategy<Value = Vec<u8>> {
+/// A client's frames; mostly good, with something wrong now and then.
+fn frames() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    prop::collection::vec(frame(), 0..12).prop_map(|mut frames| {
+        let mut in_fragments = false;
+        for frame in &mut frames {
+            if !frame.out_of_order {
+                frame.put_in_order(in_fragments);
+            }
+            if frame.first & 8 == 0 {
+                in_fragments = frame.first & 0x80 == 0;
+            }
+        }
+        frames.into_iter().map(RawFrame::encode).collect()
+    })
+}
+
+#[derive(Debug)]
+struct RawFrame {
+    first: u8,
+    /// Whether it may continue nothing, or begin a message inside another.
+    out_of_order: bool,
+    masked: bool,
+    length_form: LengthForm,
+    payload: Vec<u8>,
+}
+
+fn frame() -> impl Strategy<Value = RawFrame> {
     let first = prop_oneof![
-        30 => select(vec![0x80_u8, 0x81, 0x82, 0x00, 0x01, 0x02, 0x89, 0x8a]),
+        30 => select(vec![0x81_u8, 0x82, 0x01, 0x02, 0x01, 0x89, 0x8a]),
         1 => Just(0x88),
         1 => any::<u8>(),
     ];
-    let masked = prop::bool::weighted(0.98);
-    let length_form = prop_oneof![60 => Just(LengthForm::Shortest), 1 => Just(LengthForm::In2), 1 => Just(LengthForm::In8)];
-    let payload = prop_oneof![
-        8 => "[a-zé你😀]{0,12}".prop_map(alloc::string::String::into_bytes),
-        2 => prop::collection::vec(any::<u8>(), 0..4),
-        1 => (100..320_usize).prop_map(|len| vec![b'x'; len]),
-        // Parts of a character, which make sense between fragments.
-        2 => select(vec![b"\xe4".to_vec(), b"\xbd\xa0".to_vec(), b"\xbd".to_vec(), b"\xa0".to_vec()]),
+    let length_form = prop_oneof![
+        60 => Just(LengthForm::Shortest),
+        1 => Just(LengthForm::In2),
+        1 => Just(LengthForm::In8),
     ];
-    let close_code = select(vec![
-        999_u16, 1000, 1001, 1004, 1005, 1006, 1011, 1013, 1015, 2000, 3000, 4999, 5000,
-    ]);
-    (first, masked, length_form, payload, close_code).prop_map(
-        |(first, masked, form, mut payload, code)| {
-            if first & 0x0f == 8 && payload.len() > 1 {
-                payload[..2].copy_from_slice(&code.to_be_bytes());
-            }
-            // A long form in a control frame is "too long" to this decoder, and theirs accepts it.
-            let form = if first & 8 == 0 { form } else { LengthForm::Shortest };
-            encode_raw(first, masked, form, payload)
+    let out_of_order = prop::bool::weighted(0.03);
+    let masked = prop::bool::weighted(0.98);
+    (first, out_of_order, masked, length_form, payload()).prop_map(
+        |(first, out_of_order, masked, length_form, payload)| RawFrame {
+            first,
+            out_of_order,
+            masked,
+            length_form,
+            payload,
         },
     )
+}
+
+fn payload() -> impl Strategy<Value = Vec<u8>> {
+    let close_codes =
+        [999_u16, 1000, 1001, 1004, 1005, 1006, 1011, 1013, 1015, 2000, 3000, 4999, 5000];
+    let close_codes: Vec<_> = close_codes.iter().map(|code| code.to_be_bytes().to_vec()).collect();
+    prop_oneof![
+        16 => "[a-zé你😀]{0,12}".prop_map(alloc::string::String::into_bytes),
+        // Parts of a character, which make sense between fragments.
+        4 => select(vec![b"\xe4".to_vec(), b"\xbd\xa0".to_vec(), b"\xbd".to_vec(), b"\xa0".to_vec()]),
+        2 => select(vec![1, 100, 125, 126, 200, 299, 300, 301]).prop_map(|len| vec![b'x'; len]),
+        1 => prop::collection::vec(any::<u8>(), 0..4),
+        1 => select(close_codes),
+    ]
 }
 
 /// How a length is written, fitting or not.
@@ -86,26 +119,40 @@ enum LengthForm {
     In8,
 }
 
-fn encode_raw(first: u8, masked: bool, form: LengthForm, mut payload: Vec<u8>) -> Vec<u8> {
-    let mask_bit = if masked { 0x80 } else { 0 };
-    let mut frame = vec![first];
-    match (form, u8::try_from(payload.len())) {
-        (LengthForm::Shortest, Ok(len @ 0..126)) => frame.push(mask_bit | len),
-        (LengthForm::Shortest | LengthForm::In2, _) => {
-            frame.push(mask_bit | 126);
-            frame.extend_from_slice(&u16::try_from(payload.len()).unwrap().to_be_bytes());
-        }
-        (LengthForm::In8, _) => {
-            frame.push(mask_bit | 127);
-            frame.extend_from_slice(&(payload.len() as u64).to_be_bytes());
+impl RawFrame {
+    /// Makes a data frame continue what it follows, or begin something where it follows nothing.
+    fn put_in_order(&mut self, in_fragments: bool) {
+        match (self.first & 0x0f, in_fragments) {
+            (1 | 2, true) => self.first &= 0xf0,
+            (0, false) => self.first |= 1,
+            _ => {}
         }
     }
-    if masked {
-        frame.extend_from_slice(&MASK);
-        apply_mask(&mut payload, MASK);
+
+    fn encode(mut self) -> Vec<u8> {
+        let mask_bit = if self.masked { 0x80 } else { 0 };
+        let len = self.payload.len();
+        let mut frame = vec![self.first];
+        // A long form in a control frame is "too long" to this decoder, and theirs accepts it.
+        let length_form = if self.first & 8 == 0 { self.length_form } else { LengthForm::Shortest };
+        match (length_form, u8::try_from(len)) {
+            (LengthForm::Shortest, Ok(len @ 0..126)) => frame.push(mask_bit | len),
+            (LengthForm::Shortest | LengthForm::In2, _) => {
+                frame.push(mask_bit | 126);
+                frame.extend_from_slice(&u16::try_from(len).unwrap().to_be_bytes());
+            }
+            (LengthForm::In8, _) => {
+                frame.push(mask_bit | 127);
+                frame.extend_from_slice(&(len as u64).to_be_bytes());
+            }
+        }
+        if self.masked {
+            frame.extend_from_slice(&MASK);
+            apply_mask(&mut self.payload, MASK);
+        }
+        frame.extend_from_slice(&self.payload);
+        frame
     }
-    frame.extend_from_slice(&payload);
-    frame
 }
 
 /// The stream in reads that end at these places.
