@@ -67,7 +67,7 @@ impl TimerWheel {
     /// # Panics
     /// When `key` is 2³¹ or more.
     pub fn set(&mut self, key: u32, deadline: Instant) {
-        assert!(key < SLOT_MARK, "timer keys are below 2^31");
+        assert!(key < HEAD, "timer keys are below 2^31");
         // Rounded up: a timer is never early.
         let tick = self.nanos(deadline).div_ceil(self.tick_nanos).max(self.elapsed);
         if self.is_set(key) {
@@ -162,7 +162,7 @@ impl TimerWheel {
         }
         let entry = &mut self.entries[key as usize];
         entry.next = next;
-        entry.prev = SLOT_MARK | head;
+        entry.prev = HEAD | head;
     }
 
     /// Takes a set key out of its slot.
@@ -172,11 +172,11 @@ impl TimerWheel {
         if next != NIL {
             self.entries[next as usize].prev = prev;
         }
-        if prev & SLOT_MARK == 0 {
+        if prev & HEAD == 0 {
             self.entries[prev as usize].next = next;
             return;
         }
-        let head = prev & !SLOT_MARK;
+        let head = prev & !HEAD;
         self.heads[head as usize] = next;
         if next == NIL {
             self.occupied[(head / SLOTS) as usize] &= !(1 << (head % SLOTS));
@@ -191,7 +191,7 @@ struct Entry {
     tick: u64,
     /// The next key of the slot, or [`NIL`].
     next: u32,
-    /// The key before; for the first one the slot with [`SLOT_MARK`]; [`NIL`] while the timer is not set.
+    /// The key before; for the first one the slot with [`HEAD`]; [`NIL`] while the timer is not set.
     prev: u32,
 }
 
@@ -210,10 +210,10 @@ const LEVELS: u32 = u64::BITS.div_ceil(LEVEL_BITS);
 /// No key.
 const NIL: u32 = u32::MAX;
 /// Marks a `prev` that names a slot, not a key.
-const SLOT_MARK: u32 = 1 << 31;
+const HEAD: u32 = 1 << 31;
 
 const _: () = assert!(size_of::<Entry>() == 16);
-const _: () = assert!(LEVELS * SLOTS < SLOT_MARK);
+const _: () = assert!(LEVELS * SLOTS < HEAD);
 
 #[cfg(test)]
 mod tests {

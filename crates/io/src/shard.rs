@@ -1,0 +1,619 @@
+//! One shard's reactor: feeds its application what the kernel reports, turn by turn.
+
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read};
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use tengate_base::{App, CloseCause, ConnId, Door, Instant, Opened, ShardId};
+
+use crate::clock::Clock;
+use crate::conn::Flags;
+use crate::limits::{
+    ACCEPT_RETRY, ACCEPTS_PER_TURN, EVENTS_PER_TURN, READ_BYTES, READS_PER_TURN, SETTLE_ROUNDS,
+    STASH_BYTES_MAX, STASH_ROOM_BYTES,
+};
+use crate::listen::Sharing;
+use crate::mailbox::{Accepted, Mail, Mailbox};
+use crate::net::{Accepting, Net, Token, canonical};
+use crate::sys;
+
+/// An application of the kernel shell: an [`App`] that other threads can talk to.
+pub trait Host: App {
+    /// What other threads send it through a [`ShardHandle`](crate::ShardHandle).
+    type Command: Send + 'static;
+
+    /// A command has come. `net` is the sink of this shard, and answers questions about it.
+    fn handle_command(&mut self, now: Instant, command: Self::Command, net: &mut Net);
+}
+
+/// One shard: its application, its connections, and the way other threads reach it.
+pub(crate) struct Shard<A: Host> {
+    pub(crate) app: A,
+    pub(crate) net: Net,
+    pub(crate) clock: Clock,
+    pub(crate) listeners: Vec<OpenListener>,
+    /// By shard number, to hand sockets over.
+    pub(crate) mailboxes: Arc<[Arc<Mailbox<A::Command>>]>,
+    pub(crate) spin: Spin,
+    read_buffer: Vec<u8>,
+    /// Swapped with [`Net::ready`] and [`Net::signals`], so that neither is allocated anew.
+    spare_list: Vec<u32>,
+    mail: VecDeque<Mail<A::Command>>,
+    /// When everything still open is cut.
+    stop_at: Option<Instant>,
+}
+
+/// A listening socket of this shard.
+#[derive(Debug)]
+pub(crate) struct OpenListener {
+    pub(crate) door: Door,
+    pub(crate) socket: TcpListener,
+    pub(crate) sharing: Sharing,
+    /// Whether epoll reports it.
+    pub(crate) is_armed: bool,
+    /// Who gets the next socket when they are handed over.
+    pub(crate) next_shard: usize,
+}
+
+/// How long to look for work without sleeping. Waking a thread of another core costs tens of microseconds, so it pays
+/// while work keeps coming sooner than that, and only then.
+#[derive(Debug)]
+pub(crate) struct Spin {
+    longest: Duration,
+    current: Duration,
+}
+
+impl Spin {
+    pub(crate) fn new(longest: Duration) -> Self {
+        Self { longest, current: Duration::ZERO }
+    }
+
+    fn is_enabled(&self) -> bool {
+        !self.longest.is_zero()
+    }
+
+    /// Work came `waited` after the shard ran out of it.
+    fn learn(&mut self, waited: Duration) {
+        self.current = if waited < self.longest { self.longest } else { self.current / 2 };
+    }
+}
+
+impl<A: Host> Shard<A> {
+    pub(crate) fn new(
+        app: A,
+        net: Net,
+        clock: Clock,
+        mailboxes: Arc<[Arc<Mailbox<A::Command>>]>,
+        spin: Spin,
+    ) -> Self {
+        Self {
+            app,
+            net,
+            clock,
+            listeners: Vec::new(),
+            mailboxes,
+            spin,
+            read_buffer: vec![0; READ_BYTES],
+            spare_list: Vec::new(),
+            mail: VecDeque::new(),
+            stop_at: None,
+        }
+    }
+
+    /// Runs until stopped.
+    ///
+    /// # Errors
+    /// Epoll itself failed, which leaves nothing to do.
+    pub(crate) fn run(&mut self) -> io::Result<()> {
+        let mut events = vec![sys::Event { events: 0, u64: 0 }; EVENTS_PER_TURN];
+        let mut idle_since = self.clock.now();
+        while !self.is_done() {
+            let count = self.wait(&mut events, idle_since)?;
+            let began = self.clock.now();
+            self.net.now = began;
+            self.net.counters.turns += 1;
+            for event in &events[..count] {
+                self.handle_event(Token::decode(event.u64), event.events);
+            }
+            self.handle_ready();
+            self.handle_mesh();
+            self.handle_mail();
+            self.handle_timeouts();
+            self.settle();
+            self.net.mesh.push();
+            self.net.recycle();
+            idle_since = self.clock.now();
+            self.net.counters.busy += idle_since - began;
+        }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.stop_at.is_some_and(|stop_at| {
+            (self.net.live_count() == 0
+                && self.net.lingering.count() == 0
+                && self.net.mesh.staged_bytes() == 0)
+                || stop_at <= self.net.now
+        })
+    }
+
+    fn mailbox(&self) -> &Mailbox<A::Command> {
+        &self.mailboxes[usize::from(self.net.shard().0)]
+    }
+
+    // Waiting
+
+    /// Takes events: at once when there is other work, else after spinning and sleeping as long as nothing happens.
+    fn wait(&mut self, events: &mut [sys::Event], idle_since: Instant) -> io::Result<usize> {
+        let deadline = self.poll_timeout();
+        if self.has_work() || deadline.is_some_and(|deadline| deadline <= idle_since) {
+            return self.net.epoll.wait(events, 0);
+        }
+        if let Some(count) = self.spin(events, idle_since, deadline)? {
+            return Ok(count);
+        }
+        self.net.mesh.prepare_sleep();
+        self.mailbox().waker().prepare_sleep();
+        // Work that came before the flag was up brought no wake-up.
+        let timeout_ms = if self.has_work() { 0 } else { self.sleep_ms(deadline) };
+        self.net.counters.sleeps += 1;
+        let count = self.net.epoll.wait(events, timeout_ms);
+        self.mailbox().waker().cancel_sleep();
+        if self.spin.is_enabled() {
+            self.spin.learn(self.clock.now() - idle_since);
+        }
+        count
+    }
+
+    /// Looks for work without sleeping; how many events when there is some.
+    fn spin(
+        &mut self,
+        events: &mut [sys::Event],
+        idle_since: Instant,
+        deadline: Option<Instant>,
+    ) -> io::Result<Option<usize>> {
+        let mut now = idle_since;
+        let until = idle_since + self.spin.current;
+        while now < until {
+            let count = self.net.epoll.wait(events, 0)?;
+            now = self.clock.now();
+            if count > 0 || self.has_work() || deadline.is_some_and(|deadline| deadline <= now) {
+                self.spin.learn(now - idle_since);
+                return Ok(Some(count));
+            }
+            core::hint::spin_loop();
+        }
+        Ok(None)
+    }
+
+    /// Whether there is something to do that epoll does not report.
+    fn has_work(&self) -> bool {
+        self.net.has_work() || self.net.mesh.has_work() || self.mailbox().has_mail()
+    }
+
+    /// Milliseconds until `deadline` for epoll, rounded up so as not to wake before it; -1 for ever.
+    fn sleep_ms(&self, deadline: Option<Instant>) -> i32 {
+        let Some(deadline) = deadline else { return -1 };
+        let nanos = (deadline - self.clock.now()).as_nanos();
+        i32::try_from(nanos.div_ceil(1_000_000)).unwrap_or(i32::MAX)
+    }
+
+    /// The earliest of all the instants something is to be done at.
+    fn poll_timeout(&self) -> Option<Instant> {
+        let accept = match self.net.accepting {
+            Accepting::After(instant) => Some(instant),
+            Accepting::Yes | Accepting::Paused => None,
+        };
+        let all =
+            [self.app.poll_timeout(), self.net.lingering.poll_timeout(), accept, self.stop_at];
+        all.into_iter().flatten().min()
+    }
+
+    fn handle_timeouts(&mut self) {
+        let now = self.net.now;
+        self.net.lingering.handle_timeout(now);
+        if matches!(self.net.accepting, Accepting::After(instant) if instant <= now) {
+            self.net.accepting = Accepting::Yes;
+        }
+        self.arm_listeners();
+        if self.app.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            self.app.handle_timeout(now, &mut self.net);
+        }
+        if self.stop_at.is_some_and(|stop_at| stop_at <= now) {
+            for index in 0..self.conn_count() {
+                self.finish(index, CloseCause::Shell);
+            }
+        }
+    }
+
+    // Events
+
+    fn handle_event(&mut self, token: Token, events: u32) {
+        match token {
+            Token::Conn(index) => self.handle_socket_event(index, events),
+            Token::Listener(position) => self.accept(position as usize),
+            Token::Lingering(serial) => {
+                self.net.lingering.handle_ready(serial, &mut self.read_buffer)
+            }
+            // To be awake is all it is for.
+            Token::Wake => {}
+        }
+    }
+
+    fn handle_socket_event(&mut self, index: u32, events: u32) {
+        let conn = &mut self.net.conns[index as usize];
+        if conn.stream.is_none() {
+            // Closed earlier in this turn.
+            return;
+        }
+        if events & (sys::FAILED | sys::PEER_ENDED) != 0 {
+            conn.flags |= Flags::HANGUP;
+        }
+        if events & (sys::READABLE | sys::FAILED | sys::PEER_ENDED) != 0 {
+            conn.flags |= Flags::READABLE;
+            if conn.is_reading() {
+                self.net.make_ready(index);
+            }
+        }
+        let conn = &mut self.net.conns[index as usize];
+        if conn.flags.any(Flags::CLOSING) && events & sys::FAILED != 0 {
+            // Nothing is read any more that would tell.
+            self.net.mark_broken(index);
+        } else if events & sys::WRITABLE != 0 && conn.flags.take(Flags::BLOCKED) {
+            self.net.write_out(index);
+        }
+    }
+
+    // Accepting
+
+    fn accept(&mut self, position: usize) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(listener) = self.listeners.get_mut(position) else { return };
+            if self.net.accepting != Accepting::Yes {
+                return;
+            }
+            match sys::accept(&listener.socket) {
+                Ok((stream, peer)) => {
+                    let accepted = Accepted { stream, door: listener.door, peer };
+                    match listener.sharing {
+                        Sharing::PerShard => self.adopt(accepted),
+                        Sharing::HandOff => {
+                            let shard = listener.next_shard;
+                            listener.next_shard = (shard + 1) % self.mailboxes.len();
+                            self.hand_off(shard, accepted);
+                        }
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                // The next in the backlog may be fine.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::Interrupted | ErrorKind::ConnectionAborted
+                    ) => {}
+                // Out of descriptors or memory: the backlog keeps the rest until some are free. Asking again at once would spin.
+                Err(_) => {
+                    self.net.counters.accept_deferred += 1;
+                    self.net.accepting = Accepting::After(self.net.now + ACCEPT_RETRY);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Gives a socket to a shard; a shard that takes none leaves it here.
+    fn hand_off(&mut self, shard: usize, accepted: Accepted) {
+        if shard == usize::from(self.net.shard().0) {
+            return self.adopt(accepted);
+        }
+        match self.mailboxes[shard].post(Mail::Adopt(accepted)) {
+            Ok(()) => self.net.counters.handed_off += 1,
+            Err(Mail::Adopt(accepted)) => self.adopt(accepted),
+            Err(Mail::Command(_) | Mail::Stop { .. }) => {}
+        }
+    }
+
+    fn adopt(&mut self, accepted: Accepted) {
+        if self.stop_at.is_some() {
+            self.net.counters.refused_full += 1;
+            return;
+        }
+        let Accepted { door, peer, .. } = accepted;
+        let Some(conn) = self.net.adopt(accepted) else { return };
+        let stream = self.net.conns[conn.0 as usize].stream.as_ref();
+        let local = match stream.map(std::net::TcpStream::local_addr) {
+            Some(Ok(local)) => canonical(local),
+            // Without it the app could not tell the connection's place; this happens only when the kernel lacks memory.
+            Some(Err(_)) | None => {
+                self.net.remove(conn.0);
+                return;
+            }
+        };
+        self.app.handle_open(self.net.now, &Opened { conn, door, peer, local }, &mut self.net);
+    }
+
+    /// Has epoll report the listeners exactly while connections are taken.
+    fn arm_listeners(&mut self) {
+        let wanted = self.net.accepting == Accepting::Yes;
+        for (position, listener) in (0..).zip(&mut self.listeners) {
+            if listener.is_armed != wanted {
+                let flags = if wanted { sys::READABLE } else { 0 };
+                // Registered before with the same descriptor, so that a change cannot fail; if it does, it is tried next turn.
+                if self
+                    .net
+                    .epoll
+                    .modify(&listener.socket, flags, Token::Listener(position).encode())
+                    .is_ok()
+                {
+                    listener.is_armed = wanted;
+                }
+            }
+        }
+    }
+
+    // Reading
+
+    /// Reads every connection that has something, once around.
+    fn handle_ready(&mut self) {
+        let mut ready =
+            core::mem::replace(&mut self.net.ready, core::mem::take(&mut self.spare_list));
+        for index in ready.drain(..) {
+            if self.net.mesh.is_congested() {
+                // Stays marked as ready.
+                self.net.ready.push(index);
+            } else if self.net.conns[index as usize].flags.take(Flags::READY) {
+                self.read_turn(index);
+            }
+        }
+        self.spare_list = ready;
+    }
+
+    /// Shows kept input again when asked to, then reads within the budget of a turn.
+    fn read_turn(&mut self, index: u32) {
+        let conn = &mut self.net.conns[index as usize];
+        if !conn.is_reading() {
+            return;
+        }
+        if conn.flags.take(Flags::RESHOW) {
+            self.show_stash(index);
+        }
+        for _ in 0..READS_PER_TURN {
+            let conn = &self.net.conns[index as usize];
+            if !conn.is_reading() || !conn.flags.any(Flags::READABLE) {
+                return;
+            }
+            if self.net.mesh.is_congested() {
+                break;
+            }
+            let read = if conn.stash.is_some() {
+                self.read_to_stash(index)
+            } else {
+                self.read_and_show(index)
+            };
+            if let Err(cause) = read {
+                self.finish(index, cause);
+                return;
+            }
+        }
+        let conn = &self.net.conns[index as usize];
+        if conn.is_reading() && conn.flags.any(Flags::READABLE) {
+            self.net.make_ready(index);
+        }
+    }
+
+    /// Reads into the shared buffer, shows it, keeps what is not consumed.
+    fn read_and_show(&mut self, index: u32) -> Result<(), CloseCause> {
+        let Some(stream) = &mut self.net.conns[index as usize].stream else { return Ok(()) };
+        let result = stream.read(&mut self.read_buffer);
+        let count = self.note_read(index, result, READ_BYTES)?;
+        if count == 0 {
+            return Ok(());
+        }
+        let bytes = &mut self.read_buffer[..count];
+        let consumed =
+            self.app.handle_bytes(self.net.now, ConnId(index), bytes, &mut self.net).min(count);
+        let conn = &mut self.net.conns[index as usize];
+        if consumed < count && conn.stream.is_some() && !conn.flags.any(Flags::CLOSING) {
+            let id = self.net.buffers.take();
+            conn.stash = Some(id);
+            self.net.buffers[id].bytes.extend_from_slice(&self.read_buffer[consumed..count]);
+        }
+        Ok(())
+    }
+
+    /// Appends to what is kept, and shows all of it.
+    fn read_to_stash(&mut self, index: u32) -> Result<(), CloseCause> {
+        let conn = &mut self.net.conns[index as usize];
+        let (Some(stream), Some(id)) = (&conn.stream, conn.stash) else { return Ok(()) };
+        let bytes = &mut self.net.buffers[id].bytes;
+        if bytes.len() >= STASH_BYTES_MAX {
+            self.net.counters.closed_stash_full += 1;
+            return Err(CloseCause::Shell);
+        }
+        if bytes.capacity() - bytes.len() < STASH_ROOM_BYTES {
+            bytes.reserve(STASH_ROOM_BYTES);
+        }
+        let room = bytes.capacity() - bytes.len();
+        let result = sys::read_append(stream, bytes);
+        if self.note_read(index, result, room)? > 0 {
+            self.show_stash(index);
+        }
+        Ok(())
+    }
+
+    /// Shows what is kept.
+    fn show_stash(&mut self, index: u32) {
+        // Out of the table during the call, in which the app may close the connection.
+        let Some(id) = self.net.conns[index as usize].stash.take() else { return };
+        let mut queue = core::mem::take(&mut self.net.buffers[id]);
+        let bytes = queue.pending_mut();
+        let len = bytes.len();
+        let consumed =
+            self.app.handle_bytes(self.net.now, ConnId(index), bytes, &mut self.net).min(len);
+        queue.advance(consumed, crate::buffers::Keep::Rest);
+        self.net.buffers[id] = queue;
+        let conn = &mut self.net.conns[index as usize];
+        if consumed < len && conn.stream.is_some() && !conn.flags.any(Flags::CLOSING) {
+            conn.stash = Some(id);
+        } else {
+            self.net.buffers.give(id);
+        }
+    }
+
+    /// Draws the conclusions of a read that had `room`: how much came, whether more may come, whether it is over.
+    fn note_read(
+        &mut self,
+        index: u32,
+        result: io::Result<usize>,
+        room: usize,
+    ) -> Result<usize, CloseCause> {
+        let conn = &mut self.net.conns[index as usize];
+        self.net.counters.reads += 1;
+        match result {
+            Ok(0) => Err(CloseCause::Peer),
+            Ok(count) => {
+                conn.bytes_read += count as u64;
+                self.net.counters.bytes_read += count as u64;
+                // A short read empties a stream socket (epoll(7)), unless its end is still to be seen.
+                if count < room && !conn.flags.any(Flags::HANGUP) {
+                    conn.flags.clear(Flags::READABLE);
+                }
+                Ok(count)
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(0),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                conn.flags.clear(Flags::READABLE);
+                Ok(0)
+            }
+            Err(_) => Err(CloseCause::Reset),
+        }
+    }
+
+    // Other shards and threads
+
+    fn handle_mesh(&mut self) {
+        for from in 0..self.net.mesh.shard_count() {
+            // A whole ring at most, then the others.
+            for _ in 0..crate::limits::MESH_BATCHES_MAX {
+                let Some(mut batch) = self.net.mesh.receive(from) else { break };
+                let from_shard = ShardId(u16::try_from(from).unwrap_or(u16::MAX));
+                self.app.handle_mesh(self.net.now, from_shard, &mut batch, &mut self.net);
+                self.net.mesh.give_back(from, batch);
+            }
+        }
+    }
+
+    fn handle_mail(&mut self) {
+        if !self.mailbox().has_mail() {
+            return;
+        }
+        let mut mail = core::mem::take(&mut self.mail);
+        self.mailbox().take(&mut mail);
+        for letter in mail.drain(..) {
+            match letter {
+                Mail::Command(command) => {
+                    self.app.handle_command(self.net.now, command, &mut self.net)
+                }
+                Mail::Adopt(accepted) => self.adopt(accepted),
+                Mail::Stop { grace } => self.stop(grace),
+            }
+        }
+        self.mail = mail;
+    }
+
+    fn stop(&mut self, grace: Duration) {
+        self.listeners.clear();
+        let stop_at = self.net.now + grace;
+        self.stop_at = Some(self.stop_at.map_or(stop_at, |earlier| earlier.min(stop_at)));
+        for index in 0..self.conn_count() {
+            if self.net.conns[index as usize].stream.is_none() {
+                continue;
+            }
+            if self.net.write_out(index) == 0 {
+                self.finish(index, CloseCause::Shell);
+            } else if self.net.conns[index as usize].flags.set_new(Flags::CLOSING) {
+                self.net.conns[index as usize].flags |= Flags::RETIRED;
+            }
+        }
+    }
+
+    fn conn_count(&self) -> u32 {
+        u32::try_from(self.net.conns.len()).expect("indexes are u32")
+    }
+
+    // The end of a turn
+
+    /// Writes what the app queued and tells it what came of that, which may make it queue more.
+    fn settle(&mut self) {
+        for _ in 0..SETTLE_ROUNDS {
+            self.net.write_dirty();
+            if self.net.signals.is_empty() {
+                return;
+            }
+            let mut signals =
+                core::mem::replace(&mut self.net.signals, core::mem::take(&mut self.spare_list));
+            for index in signals.drain(..) {
+                self.handle_signal(index);
+            }
+            self.spare_list = signals;
+        }
+        self.net.write_dirty();
+    }
+
+    fn handle_signal(&mut self, index: u32) {
+        let conn = &mut self.net.conns[index as usize];
+        if conn.stream.is_none() {
+            return;
+        }
+        if conn.flags.any(Flags::FINISHED) {
+            let cause = if conn.flags.any(Flags::RETIRED) {
+                CloseCause::Shell
+            } else {
+                CloseCause::Flushed
+            };
+            self.finish(index, cause);
+        } else if conn.flags.any(Flags::BROKEN) {
+            self.finish(index, CloseCause::Reset);
+        } else if conn.flags.take(Flags::DRAINED) && !conn.flags.any(Flags::CLOSING) {
+            self.app.handle_drained(self.net.now, ConnId(index), &mut self.net);
+        }
+    }
+
+    /// Ends a connection, if it has not ended, and tells the app.
+    fn finish(&mut self, index: u32, cause: CloseCause) {
+        let conn = ConnId(index);
+        if self.net.conns[index as usize].stream.is_none() {
+            return;
+        }
+        let remaining = match cause {
+            // The peer may still read what is queued for it.
+            CloseCause::Peer => self.net.write_out(index),
+            CloseCause::Reset => {
+                self.net.counters.closed_reset += 1;
+                1
+            }
+            CloseCause::Flushed => 0,
+            CloseCause::Shell => {
+                self.net.conns[index as usize].out.map_or(0, |id| self.net.buffers[id].len())
+            }
+        };
+        if remaining == 0 && cause != CloseCause::Peer {
+            self.net.remove_gently(index);
+            self.app.handle_closed(self.net.now, conn, cause, &[], &mut self.net);
+            return;
+        }
+        let keep = self.net.conns[index as usize].keep();
+        let Some((stream, out)) = self.net.remove(index) else { return };
+        drop(stream);
+        let Some(id) = out else {
+            self.app.handle_closed(self.net.now, conn, cause, &[], &mut self.net);
+            return;
+        };
+        let mut queue = core::mem::take(&mut self.net.buffers[id]);
+        self.app.handle_closed(self.net.now, conn, cause, queue.unsent(keep), &mut self.net);
+        self.net.buffers[id] = queue;
+        self.net.buffers.give(id);
+    }
+}
