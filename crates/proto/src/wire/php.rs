@@ -7,12 +7,15 @@
 mod array;
 mod decode;
 mod encode;
+mod query;
+mod handshake;
 
 use alloc::vec::Vec;
 
 pub use array::{Array, ArrayFull, IntoIter, Iter, array_replace_recursive};
 pub use decode::{Limits, UnserializeError, unserialize};
 pub use encode::{serialize, write};
+pub use handshake::{HandshakeRequest, on_websocket_connect_body};
 
 /// A key of a PHP array.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -19,7 +19,6 @@ use super::{Key, Value};
 #[derive(Clone, Default)]
 pub struct Array {
     entries: Vec<(Key, Value)>,
-    /// The key that `push` uses next; `None` when `i64::MAX` is taken.
     next_int: NextInt,
     index: Option<Box<Index>>,
 }
@@ -43,8 +42,16 @@ struct Index {
     positions: HashTable<u32>,
 }
 
-#[derive(Clone, Copy)]
-struct NextInt(Option<i64>);
+/// The key that `push` uses next.
+#[derive(Clone, Copy, Default)]
+enum NextInt {
+    /// No integer key so far; the first is 0.
+    #[default]
+    First,
+    At(i64),
+    /// `i64::MAX` is in use.
+    Full,
+}
 
 impl Array {
     /// An empty array, without memory.
@@ -72,22 +79,41 @@ impl Array {
         if let Some(position) = self.position(&key) {
             return Some(core::mem::replace(&mut self.entries[position].1, value));
         }
-        if let Key::Int(int) = key {
-            self.next_int.after(int);
-        }
-        self.append(key, value);
+        self.add(key, value);
         None
     }
 
-    /// Appends a value under the next integer: one more than the largest so far, at least 0 (PHP 8.2's rule).
+    /// Appends a value under the next integer: one more than the largest so far, at first 0. PHP's own functions count like
+    /// this (`parse_str`), and from PHP 8.3 on all of PHP does.
     ///
     /// # Errors
     /// The largest integer is in use; the array is as before.
-    pub fn push(&mut self, value: Value) -> Result<(), ArrayFull> {
-        let int = self.next_int.0.ok_or(ArrayFull)?;
-        self.next_int.after(int);
-        self.append(Key::Int(int), value);
-        Ok(())
+    pub fn push(&mut self, value: Value) -> Result<&mut Value, ArrayFull> {
+        let int = match self.next_int {
+            NextInt::First => 0,
+            NextInt::At(int) => int,
+            NextInt::Full => return Err(ArrayFull),
+        };
+        let position = self.add(Key::Int(int), value);
+        Ok(&mut self.entries[position].1)
+    }
+
+    /// The value at `key`, which is `default` if there was none.
+    pub fn get_or_insert(&mut self, key: Key, default: Value) -> &mut Value {
+        let position = match self.position(&key) {
+            Some(position) => position,
+            None => self.add(key, default),
+        };
+        &mut self.entries[position].1
+    }
+
+    /// Takes an entry out; the rest keeps its order. Takes time in proportion to the array's length.
+    pub fn remove(&mut self, key: &Key) -> Option<Value> {
+        let position = self.position(key)?;
+        let (_, value) = self.entries.remove(position);
+        self.index = None;
+        self.index_if_large();
+        Some(value)
     }
 
     /// The entries, in order.
@@ -121,13 +147,22 @@ impl Array {
             .map(|position| *position as usize)
     }
 
-    /// Adds an entry whose key is known to be absent.
-    fn append(&mut self, key: Key, value: Value) {
+    /// Adds an entry whose key is known to be absent. Returns its position.
+    fn add(&mut self, key: Key, value: Value) -> usize {
+        if let Key::Int(int) = key {
+            self.next_int = self.next_int.after(int);
+        }
         let position = self.entries.len();
         self.entries.push((key, value));
-        if let Some(index) = &mut self.index {
-            index.add(&self.entries, position);
-        } else if self.entries.len() > SCAN_LEN_MAX {
+        match &mut self.index {
+            Some(index) => index.add(&self.entries, position),
+            None => self.index_if_large(),
+        }
+        position
+    }
+
+    fn index_if_large(&mut self) {
+        if self.entries.len() > SCAN_LEN_MAX {
             let mut index = Index { hasher: RandomState::default(), positions: HashTable::new() };
             (0..self.entries.len()).for_each(|position| index.add(&self.entries, position));
             self.index = Some(Box::new(index));
@@ -146,16 +181,12 @@ impl Index {
 }
 
 impl NextInt {
-    fn after(&mut self, int: i64) {
-        if self.0.is_some_and(|next| int >= next) {
-            self.0 = int.checked_add(1);
+    fn after(self, int: i64) -> Self {
+        match self {
+            Self::At(next) if int < next => self,
+            Self::Full => self,
+            Self::First | Self::At(_) => int.checked_add(1).map_or(Self::Full, Self::At),
         }
-    }
-}
-
-impl Default for NextInt {
-    fn default() -> Self {
-        Self(Some(0))
     }
 }
 

@@ -178,7 +178,7 @@ const PLAIN_DIGITS_MAX: usize = 17;
 const PLAIN_ZEROS_MAX: i32 = 4;
 
 /// Lets `core::fmt` append to bytes.
-struct Appender<'a>(&'a mut Vec<u8>);
+pub(super) struct Appender<'a>(pub(super) &'a mut Vec<u8>);
 
 impl core::fmt::Write for Appender<'_> {
     fn write_str(&mut self, text: &str) -> core::fmt::Result {

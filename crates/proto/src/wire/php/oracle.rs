@@ -54,6 +54,16 @@ impl Oracle {
         self.ask("key", &[key])
     }
 
+    /// The query that `parse_url` finds in a request target.
+    pub(super) fn query_of(&mut self, target: &[u8]) -> Vec<u8> {
+        self.ask("query", &[target])
+    }
+
+    /// What `parse_str` makes of a query, serialized.
+    pub(super) fn variables_of(&mut self, query: &[u8]) -> Vec<u8> {
+        self.ask("variables", &[query])
+    }
+
     fn ask(&mut self, name: &str, arguments: &[&[u8]]) -> Vec<u8> {
         let mut question = Vec::new();
         for part in [name.as_bytes()].iter().chain(arguments) {
@@ -106,6 +116,11 @@ while (strlen($len = fread(STDIN, 4)) === 4) {
         $answer = serialize(array_replace_recursive(unserialize(part($question)), unserialize(part($question))));
     } elseif ($name === 'key') {
         $answer = serialize([part($question) => null]);
+    } elseif ($name === 'query') {
+        $answer = parse_url(part($question))['query'] ?? '';
+    } elseif ($name === 'variables') {
+        parse_str(part($question), $variables);
+        $answer = serialize($variables);
     }
     fwrite(STDOUT, pack('N', strlen($answer)) . $answer);
 }

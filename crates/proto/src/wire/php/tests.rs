@@ -212,17 +212,27 @@ fn replacing_keeps_places_and_descends_into_arrays() {
 }
 
 #[test]
-fn push_takes_the_next_integer_of_php_8_2() {
+fn push_takes_the_integer_after_the_largest() {
     let mut array = Array::new();
     array.insert(Key::Int(-5), Value::Null);
-    array.push(Value::Null).unwrap();
+    assert!(array.push(Value::Null).is_ok());
     array.insert(Key::Int(7), Value::Null);
-    array.push(Value::Null).unwrap();
+    assert!(array.push(Value::Null).is_ok());
     let keys: Vec<_> = array.iter().map(|(key, _)| key.clone()).collect();
-    assert_eq!(keys, [Key::Int(-5), Key::Int(0), Key::Int(7), Key::Int(8)]);
+    assert_eq!(keys, [Key::Int(-5), Key::Int(-4), Key::Int(7), Key::Int(8)]);
     array.insert(Key::Int(i64::MAX), Value::Null);
     assert_eq!(array.push(Value::Null), Err(ArrayFull));
     assert_eq!(array.len(), 5);
+}
+
+#[test]
+fn a_removed_entry_leaves_the_others_in_order() {
+    let mut array: Array = (0..20).map(|int| (Key::Int(int), Value::Int(int))).collect();
+    assert_eq!(array.remove(&Key::Int(3)), Some(Value::Int(3)));
+    assert_eq!(array.remove(&Key::Int(3)), None);
+    let left: Vec<i64> = (0..20).filter(|int| *int != 3).collect();
+    assert!(array.iter().map(|(key, _)| key.clone()).eq(left.iter().map(|int| Key::Int(*int))));
+    assert!(left.iter().all(|int| array.get(&Key::Int(*int)) == Some(&Value::Int(*int))));
 }
 
 #[test]
@@ -328,7 +338,7 @@ fn serialized(value: &Value) -> Vec<u8> {
 }
 
 /// Runs a check on generated input, shrinking what fails. The check may keep state: an oracle, say.
-fn run<S: Strategy>(strategy: &S, check: impl FnMut(S::Value)) {
+pub(super) fn run<S: Strategy>(strategy: &S, check: impl FnMut(S::Value)) {
     let check = RefCell::new(check);
     let config = Config { cases: 512, failure_persistence: None, ..Config::default() };
     let outcome = TestRunner::new(config).run(strategy, |input| {
