@@ -8,4 +8,5 @@ extern crate alloc;
 
 pub mod wire;
 pub mod secret;
+pub mod gateway;
 pub mod worker;

@@ -107,6 +107,41 @@ impl Command {
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|command| *command as u8 == number)
     }
+
+    /// Whether the sender waits for a reply.
+    pub fn is_query(self) -> bool {
+        matches!(
+            self,
+            Self::GetAllClientSessions
+                | Self::IsOnline
+                | Self::GetClientIdByUid
+                | Self::BatchGetClientIdByUid
+                | Self::GetClientSessionsByGroup
+                | Self::GetClientCountByGroup
+                | Self::Select
+                | Self::GetGroupIdList
+                | Self::BatchGetClientCountByGroup
+                | Self::GetSessionByClientId
+        )
+    }
+
+    /// Whether it concerns only the client its header names.
+    pub fn is_for_one_client(self) -> bool {
+        matches!(
+            self,
+            Self::SendToOne
+                | Self::Kick
+                | Self::Destroy
+                | Self::UpdateSession
+                | Self::IsOnline
+                | Self::BindUid
+                | Self::UnbindUid
+                | Self::JoinGroup
+                | Self::LeaveGroup
+                | Self::GetSessionByClientId
+                | Self::SetSession
+        )
+    }
 }
 
 /// The header of an inner frame, all but its two lengths.
@@ -199,7 +234,10 @@ impl<'a> InnerFrame<'a> {
     ///
     /// # Errors
     /// The frame's lengths contradict each other or exceed `frame_bytes_max`; the link cannot go on.
-    pub fn decode(bytes: &'a [u8], frame_bytes_max: usize) -> Result<Option<(Self, usize)>, FrameError> {
+    pub fn decode(
+        bytes: &'a [u8],
+        frame_bytes_max: usize,
+    ) -> Result<Option<(Self, usize)>, FrameError> {
         let Some(pack_len) = bytes.first_chunk::<4>().map(|len| u32::from_be_bytes(*len)) else {
             return Ok(None);
         };

@@ -1,0 +1,161 @@
+//! Messages for clients: encoded for their protocol, once for all receivers, within what a slow client may hold.
+
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+
+use tengate_base::{ConnId, How, Instant, Sink};
+
+use super::client::Codec;
+use super::config::{Listener, Protocol, SlowClient};
+use super::{Gateway, Slot, json};
+use crate::wire::header::InnerFrame;
+use crate::wire::websocket::{Opcode, encode_header};
+use crate::wire::{length, php, text};
+
+/// One message in every encoding its receivers need, kept for the next one so that nothing is allocated.
+#[derive(Debug, Default)]
+pub(super) struct Encoded {
+    forms: [Vec<u8>; Form::COUNT],
+    /// Room for whatever is put together before it is sent.
+    pub(super) scratch: Vec<u8>,
+}
+
+/// How a message looks on a client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    WebsocketText = 0,
+    WebsocketBinary = 1,
+    Line = 2,
+    LengthPrefixed = 3,
+    AsIs = 4,
+}
+
+impl Form {
+    const COUNT: usize = 5;
+
+    fn of(listener: &Listener, raw: bool) -> Self {
+        match listener.protocol {
+            _ if raw => Self::AsIs,
+            Protocol::Websocket { binary: false, .. } => Self::WebsocketText,
+            Protocol::Websocket { binary: true, .. } => Self::WebsocketBinary,
+            Protocol::Text => Self::Line,
+            Protocol::Frame => Self::LengthPrefixed,
+            Protocol::Tcp | Protocol::LengthField(_) => Self::AsIs,
+        }
+    }
+
+    fn encode(self, body: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Self::WebsocketText => {
+                encode_header(Opcode::Text, body.len(), out);
+                out.extend_from_slice(body);
+            }
+            Self::WebsocketBinary => {
+                encode_header(Opcode::Binary, body.len(), out);
+                out.extend_from_slice(body);
+            }
+            Self::Line => text::encode(body, out),
+            Self::LengthPrefixed => length::encode(body, out),
+            Self::AsIs => out.extend_from_slice(body),
+        }
+    }
+}
+
+impl Gateway {
+    /// Sends a message to one client of this shard.
+    pub(super) fn deliver(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        body: &[u8],
+        raw: bool,
+        sink: &mut impl Sink,
+    ) {
+        let Some(Slot::Client(client)) = self.slots.get_mut(conn.0 as usize) else { return };
+        if client.closing {
+            return;
+        }
+        let listener = &self.config.listeners[usize::from(client.door.0)];
+        let form = Form::of(listener, raw);
+        if let Codec::Handshake(handshake) = &mut client.codec {
+            if handshake.pending.len() < listener.send_to_client_bytes_max {
+                self.stats.deliveries += 1;
+                form.encode(body, &mut handshake.pending);
+            } else {
+                self.stats.drop_before_handshake += 1;
+            }
+        } else if has_room(listener, conn, sink) {
+            self.stats.deliveries += 1;
+            form.encode(body, sink.buffer(conn));
+        } else {
+            self.handle_slow_client(now, conn, sink);
+        }
+    }
+
+    /// Sends one message to many clients of this shard.
+    pub(super) fn deliver_each(
+        &mut self,
+        now: Instant,
+        clients: &[u32],
+        body: &[u8],
+        raw: bool,
+        sink: &mut impl Sink,
+    ) {
+        self.encoded.forms.iter_mut().for_each(Vec::clear);
+        for index in clients {
+            let conn = ConnId(*index);
+            let Some(Slot::Client(client)) = self.slots.get(conn.0 as usize) else { continue };
+            if client.closing {
+                continue;
+            }
+            let listener = &self.config.listeners[usize::from(client.door.0)];
+            if matches!(client.codec, Codec::Handshake(_)) {
+                self.deliver(now, conn, body, raw, sink);
+            } else if has_room(listener, conn, sink) {
+                let form = Form::of(listener, raw);
+                let encoded = &mut self.encoded.forms[form as usize];
+                if encoded.is_empty() {
+                    form.encode(body, encoded);
+                }
+                self.stats.deliveries += 1;
+                sink.write(conn, encoded);
+            } else {
+                self.handle_slow_client(now, conn, sink);
+            }
+        }
+    }
+
+    /// A client's queue is full, so this message does not fit.
+    fn handle_slow_client(&mut self, now: Instant, conn: ConnId, sink: &mut impl Sink) {
+        let Some(client) = self.client(conn) else { return };
+        match self.listener(client.door).slow_client {
+            SlowClient::Drop => self.stats.drop_slow_client += 1,
+            SlowClient::Close => {
+                self.stats.close_slow_client += 1;
+                self.close_client(now, conn, How::AtOnce, sink);
+            }
+        }
+    }
+}
+
+/// Whether a client may be sent one more message: as in Workerman, a queue below its limit takes a message of any size.
+fn has_room(listener: &Listener, conn: ConnId, sink: &mut impl Sink) -> bool {
+    let limit = listener.send_to_client_bytes_max;
+    sink.queued(conn) < limit || sink.flush(conn) < limit
+}
+
+/// What a frame's body is for a client: a plain string as it is, any other value as JSON, as Workerman does for
+/// websocket clients (it fails for the others). `None` for null, and for what cannot be decoded.
+pub(super) fn client_body<'a>(frame: &InnerFrame<'a>) -> Option<Cow<'a, [u8]>> {
+    if frame.is_scalar() {
+        return Some(Cow::Borrowed(frame.body));
+    }
+    match php::unserialize(frame.body, &php::Limits::default()) {
+        Ok(php::Value::Null) | Err(_) => None,
+        Ok(value) => {
+            let mut text = Vec::new();
+            json::encode(&value, &mut text);
+            Some(Cow::Owned(text))
+        }
+    }
+}

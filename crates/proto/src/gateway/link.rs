@@ -1,0 +1,456 @@
+//! A worker's or GatewayClient's connection: who it is, its frames, the order of its answers, its pace
+//! (docs/protocol.md#inner-frames).
+
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv4Addr};
+use core::time::Duration;
+
+use tengate_base::{Closed, ConnId, How, Instant, Opened, ShardId, Sink};
+
+use super::config::SlowWorker;
+use super::mesh::{LinkId, Mesh};
+use super::query::{Partial, Pending};
+use super::{Gateway, Slot, route};
+use crate::wire::ext::{GatewayClientConnect, WorkerConnect};
+use crate::wire::header::{Command, FLAG_SCALAR, Header, InnerFrame};
+
+/// A connection on the inner address.
+#[derive(Debug)]
+pub(super) struct Link {
+    serial: u32,
+    peer: IpAddr,
+    authorized: bool,
+    /// Set once a worker identified itself: `remote ip:name:id`.
+    key: Option<String>,
+    /// Queries whose answers are not complete, in the order they came.
+    pending: VecDeque<Pending>,
+    next_seq: u32,
+    /// Read no further until answers have gone out.
+    paused: bool,
+    /// Its queue passed the limit and has not come down yet.
+    slow: bool,
+    /// It is being closed as soon as its last bytes are written.
+    closing: bool,
+}
+
+impl Link {
+    pub(super) fn key(&self) -> Option<&[u8]> {
+        self.key.as_deref().map(str::as_bytes)
+    }
+}
+
+/// How often a worker hears from an idle gateway: PHP's `PERSISTENCE_CONNECTION_PING_INTERVAL`.
+const PING_INTERVAL: Duration = Duration::from_secs(25);
+
+/// What may go on with a link after a frame.
+enum Next {
+    Read,
+    Stop,
+}
+
+impl Gateway {
+    pub(super) fn open_link(&mut self, now: Instant, opened: &Opened) {
+        let link = Link {
+            serial: self.next_serial,
+            peer: opened.peer.ip().to_canonical(),
+            authorized: self.config.secret_key.is_none(),
+            key: None,
+            pending: VecDeque::new(),
+            next_seq: 0,
+            paused: false,
+            slow: false,
+            closing: false,
+        };
+        self.next_serial = self.next_serial.wrapping_add(1);
+        self.stats.links += 1;
+        if !link.authorized {
+            self.wheel.set(opened.conn.0, now + self.config.auth_timeout);
+        }
+        self.put(opened.conn, Slot::Link(link.into()));
+    }
+
+    fn link_mut(&mut self, conn: ConnId) -> Option<&mut Link> {
+        match self.slots.get_mut(conn.0 as usize) {
+            Some(Slot::Link(link)) => Some(link),
+            Some(Slot::Free | Slot::Client(_)) | None => None,
+        }
+    }
+
+    fn link_id(&mut self, conn: ConnId) -> Option<LinkId> {
+        let shard = self.shard;
+        self.link_mut(conn).map(|link| LinkId { shard, conn, serial: link.serial })
+    }
+
+    /// Whether this shard still has this very link.
+    pub(super) fn is_link(&mut self, id: LinkId) -> bool {
+        self.link_mut(id.conn).is_some_and(|link| link.serial == id.serial && !link.closing)
+    }
+
+    pub(super) fn handle_link_bytes(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        bytes: &[u8],
+        sink: &mut impl Sink,
+    ) -> usize {
+        let mut at = 0;
+        while at < bytes.len() {
+            match self.link_mut(conn) {
+                Some(link) if link.paused => break,
+                Some(link) if !link.closing => {}
+                _ => return bytes.len(),
+            }
+            match InnerFrame::decode(&bytes[at..], self.config.frame_bytes_max) {
+                Ok(None) => break,
+                Ok(Some((frame, len))) => {
+                    let encoded = &bytes[at..at + len];
+                    at += len;
+                    if let Next::Stop = self.handle_frame(now, conn, &frame, encoded, sink) {
+                        return bytes.len();
+                    }
+                }
+                Err(_) => {
+                    self.stats.link_malformed += 1;
+                    self.close_link(now, conn, How::AfterFlush, sink);
+                    return bytes.len();
+                }
+            }
+        }
+        at
+    }
+
+    fn handle_frame(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        frame: &InnerFrame<'_>,
+        encoded: &[u8],
+        sink: &mut impl Sink,
+    ) -> Next {
+        self.stats.commands += 1;
+        let command = Command::from_number(frame.header.command);
+        if let Some(Command::WorkerConnect | Command::GatewayClientConnect) = command {
+            return self.handle_hello(
+                now,
+                conn,
+                frame,
+                command == Some(Command::WorkerConnect),
+                sink,
+            );
+        }
+        if !self.link_mut(conn).is_some_and(|link| link.authorized) {
+            return self.refuse(now, conn, sink);
+        }
+        match command {
+            Some(command) if command.is_query() => {
+                self.handle_query(now, conn, command, frame, encoded, sink)
+            }
+            Some(command) => self.handle_command(now, command, frame, encoded, sink),
+            None => self.stats.command_ignored += 1,
+        }
+        Next::Read
+    }
+
+    /// A worker or outside client says who it is.
+    fn handle_hello(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        frame: &InnerFrame<'_>,
+        is_worker: bool,
+        sink: &mut impl Sink,
+    ) -> Next {
+        let hello = if is_worker {
+            WorkerConnect::decode(frame.body)
+                .map(|hello| (Some(hello.worker_key), hello.secret_key))
+        } else {
+            GatewayClientConnect::decode(frame.body).map(|hello| (None, hello.secret_key))
+        };
+        let Ok((worker_key, shown)) = hello else { return self.refuse(now, conn, sink) };
+        if self.config.secret_key.as_ref().is_some_and(|key| !key.matches(&shown)) {
+            return self.refuse(now, conn, sink);
+        }
+        let Some(link) = self.link_mut(conn) else { return Next::Stop };
+        link.authorized = true;
+        let (Some(worker_key), None) = (worker_key, &link.key) else {
+            if link.key.is_none() {
+                self.wheel.cancel(conn.0);
+            }
+            return Next::Read;
+        };
+        let key = format!("{}:{worker_key}", link.peer);
+        link.key = Some(key.clone());
+        sink.keep_frames(conn);
+        if self.config.lan_ip == Ipv4Addr::LOCALHOST {
+            self.wheel.cancel(conn.0);
+        } else {
+            self.wheel.set(conn.0, now + PING_INTERVAL);
+        }
+        if let Some(link) = self.link_id(conn) {
+            self.tell(now, DIRECTORY, &Mesh::Join { link, key: key.as_bytes() }, sink);
+        }
+        Next::Read
+    }
+
+    fn refuse(&mut self, now: Instant, conn: ConnId, sink: &mut impl Sink) -> Next {
+        self.stats.link_unauthorized += 1;
+        self.close_link(now, conn, How::AfterFlush, sink);
+        Next::Stop
+    }
+
+    pub(super) fn handle_link_due(&mut self, now: Instant, conn: ConnId, sink: &mut impl Sink) {
+        let Some(link) = self.link_mut(conn) else { return };
+        if link.closing {
+            self.close_link(now, conn, How::AtOnce, sink);
+        } else if link.key.is_some() {
+            let ping =
+                Header { command: Command::Ping as u8, flag: FLAG_SCALAR, ..Header::default() };
+            ping.encode(b"", b"", sink.buffer(conn));
+            self.wheel.set(conn.0, now + PING_INTERVAL);
+        } else if !link.authorized {
+            self.refuse(now, conn, sink);
+        }
+    }
+
+    /// Closes a link; its worker is forgotten when the connection is gone.
+    pub(super) fn close_link(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        how: How,
+        sink: &mut impl Sink,
+    ) {
+        let linger = self.config.close_linger;
+        let Some(link) = self.link_mut(conn) else { return };
+        link.closing = true;
+        match sink.close(conn, how) {
+            Closed::Now => self.forget_link(now, conn, b"", sink),
+            Closed::Later => self.wheel.set(conn.0, now + linger),
+        }
+    }
+
+    /// A link is gone: its worker takes no more events, and those not written go back to their clients' shards.
+    pub(super) fn forget_link(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        unsent: &[u8],
+        sink: &mut impl Sink,
+    ) {
+        let Some(id) = self.link_id(conn) else { return };
+        let Slot::Link(link) = core::mem::take(&mut self.slots[conn.0 as usize]) else { return };
+        self.wheel.cancel(conn.0);
+        self.stats.links -= 1;
+        if link.key.is_none() {
+            return;
+        }
+        for frame in route::split(unsent) {
+            if let Some(shard) = route::client_of(frame).and_then(|client| self.owner(client)) {
+                self.tell(now, shard, &Mesh::Return { link: id, frame }, sink);
+            }
+        }
+        self.tell(now, DIRECTORY, &Mesh::Leave { link: id }, sink);
+    }
+
+    /// After an event was put into a local link: says so to every shard when the worker has become slow.
+    pub(super) fn watch_link(&mut self, now: Instant, id: LinkId, sink: &mut impl Sink) {
+        let limit = self.config.send_to_worker_bytes_max;
+        if sink.queued(id.conn) < limit || sink.flush(id.conn) < limit {
+            return;
+        }
+        // PHP takes messages again as soon as there is room; stopped readers wait for half the queue to be gone.
+        let low = match self.config.slow_worker {
+            SlowWorker::StopReading => limit / 2,
+            SlowWorker::Drop | SlowWorker::Close => limit.saturating_sub(1),
+        };
+        match self.link_mut(id.conn) {
+            Some(link) if !link.slow => link.slow = true,
+            _ => return,
+        }
+        sink.notify_below(id.conn, low);
+        self.tell_all(now, &Mesh::Pace { link: id, slow: true }, sink);
+    }
+
+    /// A link's queue has come down.
+    pub(super) fn handle_link_drained(&mut self, now: Instant, conn: ConnId, sink: &mut impl Sink) {
+        let Some(link) = self.link_mut(conn) else { return };
+        link.slow = false;
+        if let Some(link) = self.link_id(conn) {
+            self.tell_all(now, &Mesh::Pace { link, slow: false }, sink);
+        }
+    }
+
+    fn handle_pace(&mut self, id: LinkId, slow: bool, sink: &mut impl Sink) {
+        let Some(worker) = self.workers.by_link(id) else { return };
+        worker.slow = slow;
+        if !slow {
+            for conn in core::mem::take(&mut worker.backlog.paused) {
+                self.unpause(conn, sink);
+            }
+        }
+    }
+
+    /// Carries a worker's command out where its clients are.
+    fn handle_command(
+        &mut self,
+        now: Instant,
+        command: Command,
+        frame: &InnerFrame<'_>,
+        encoded: &[u8],
+        sink: &mut impl Sink,
+    ) {
+        if command.is_for_one_client() {
+            match self.owner(frame.header.connection_id) {
+                Some(shard) if shard != self.shard => {
+                    Mesh::Command { frame: encoded }.encode(sink.mesh(shard))
+                }
+                Some(_) => self.execute(now, command, frame, sink),
+                None => {}
+            }
+        } else {
+            for shard in self.others() {
+                Mesh::Command { frame: encoded }.encode(sink.mesh(shard));
+            }
+            self.execute(now, command, frame, sink);
+        }
+    }
+
+    fn handle_query(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        command: Command,
+        frame: &InnerFrame<'_>,
+        encoded: &[u8],
+        sink: &mut impl Sink,
+    ) {
+        let Some(id) = self.link_id(conn) else { return };
+        let owner = self.owner(frame.header.connection_id).unwrap_or(self.shard);
+        let asked: Vec<ShardId> = if command.is_for_one_client() {
+            [owner].into()
+        } else {
+            (0..self.config.shards).map(ShardId).collect()
+        };
+        let keys = super::command::batch_keys(command, frame.ext).unwrap_or_default();
+        let limit = self.config.pending_queries_max;
+        let Some(link) = self.link_mut(conn) else { return };
+        let seq = link.next_seq;
+        link.next_seq = seq.wrapping_add(1);
+        link.pending.push_back(Pending::new(seq, command, keys, &asked));
+        if link.pending.len() >= limit {
+            link.paused = true;
+            sink.pause(conn);
+        }
+        for shard in asked {
+            if shard == self.shard {
+                let part = self.answer(command, frame);
+                self.collect(conn, seq, shard, part, sink);
+            } else {
+                self.tell(now, shard, &Mesh::Query { link: id, seq, frame: encoded }, sink);
+            }
+        }
+    }
+
+    /// Puts one shard's part to its query, and sends every answer that is complete and next in order.
+    fn collect(
+        &mut self,
+        conn: ConnId,
+        seq: u32,
+        from: ShardId,
+        part: Partial,
+        sink: &mut impl Sink,
+    ) {
+        let limit = self.config.pending_queries_max;
+        let Some(link) = self.link_mut(conn) else { return };
+        if let Some(pending) = link.pending.iter_mut().find(|pending| pending.seq == seq) {
+            pending.put(from, part);
+        }
+        let mut answered = 0;
+        while link.pending.front().is_some_and(Pending::is_complete)
+            && let Some(pending) = link.pending.pop_front()
+        {
+            pending.encode(sink.buffer(conn));
+            answered += 1;
+        }
+        if link.paused && link.pending.len() <= limit / 2 {
+            link.paused = false;
+            sink.resume(conn);
+        }
+        self.stats.queries += answered;
+    }
+
+    /// Carries out a message of another shard, or of this one to itself.
+    pub(super) fn handle_message(
+        &mut self,
+        now: Instant,
+        from: ShardId,
+        message: &Mesh<'_>,
+        sink: &mut impl Sink,
+    ) {
+        match *message {
+            Mesh::Event { link, frame } => self.handle_event(now, from, link, frame, sink),
+            Mesh::Return { link, frame } => self.handle_return(now, link, frame, sink),
+            Mesh::Command { frame } => {
+                if let Some((command, frame)) = known(frame) {
+                    self.execute(now, command, &frame, sink);
+                }
+            }
+            Mesh::Query { link, seq, frame } => {
+                let Some((command, frame)) = known(frame) else { return };
+                let mut partial = core::mem::take(&mut self.encoded.scratch);
+                partial.clear();
+                self.answer(command, &frame).encode(&mut partial);
+                Mesh::Reply { link, seq, partial: &partial }.encode(sink.mesh(link.shard));
+                self.encoded.scratch = partial;
+            }
+            Mesh::Reply { link, seq, partial } => {
+                if self.is_link(link)
+                    && let Some(part) = Partial::decode(partial)
+                {
+                    self.collect(link.conn, seq, from, part, sink);
+                }
+            }
+            Mesh::Join { link, key } => {
+                if let Some(older) = self.workers.by_key(key) {
+                    self.tell_all(now, &Mesh::WorkerDown { link: older }, sink);
+                }
+                self.tell_all(now, &Mesh::WorkerUp { link, key }, sink);
+            }
+            Mesh::Leave { link } => self.tell_all(now, &Mesh::WorkerDown { link }, sink),
+            Mesh::WorkerUp { link, key } => self.handle_worker_up(now, link, key, sink),
+            Mesh::WorkerDown { link } => self.handle_worker_down(now, link, sink),
+            Mesh::DownAck { link } => self.tell(now, from, &Mesh::Drained { link }, sink),
+            Mesh::Drained { link } => self.handle_link_emptied(now, link, sink),
+            Mesh::Pace { link, slow } => self.handle_pace(link, slow, sink),
+        }
+    }
+
+    /// An event of another shard's client for a link of this shard; back it goes when the link is gone.
+    fn handle_event(
+        &mut self,
+        now: Instant,
+        from: ShardId,
+        link: LinkId,
+        frame: &[u8],
+        sink: &mut impl Sink,
+    ) {
+        if self.is_link(link) {
+            sink.buffer(link.conn).extend_from_slice(frame);
+            self.watch_link(now, link, sink);
+        } else {
+            self.tell(now, from, &Mesh::Return { link, frame }, sink);
+        }
+    }
+}
+
+/// The shard that decides which workers there are, so that all shards see the same changes in the same order.
+const DIRECTORY: ShardId = ShardId(0);
+
+/// A frame of another shard, which decoded it before it sent it on.
+fn known(frame: &[u8]) -> Option<(Command, InnerFrame<'_>)> {
+    let (frame, _) = InnerFrame::decode(frame, usize::MAX).ok()??;
+    Some((Command::from_number(frame.header.command)?, frame))
+}

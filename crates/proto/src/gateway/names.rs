@@ -1,0 +1,121 @@
+//! A table of named things (uids, groups) in the order they came to be, as PHP arrays keep them.
+//!
+//! Cost: the name, 24 bytes of links and value in a dense slab, about 9 bytes in the hash table.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+
+/// "No index": ends of lists, unset references.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// Names with a value each; an entry keeps its index as long as it lives.
+#[derive(Debug)]
+pub(super) struct Names<T> {
+    entries: Vec<Entry<T>>,
+    free: Vec<u32>,
+    by_name: HashTable<u32>,
+    hasher: FixedState,
+    first: u32,
+    last: u32,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    name: Box<[u8]>,
+    prev: u32,
+    next: u32,
+    value: T,
+}
+
+impl<T: Default> Names<T> {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            entries: Vec::new(),
+            free: Vec::new(),
+            by_name: HashTable::new(),
+            hasher: FixedState::with_seed(seed),
+            first: NONE,
+            last: NONE,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    pub(super) fn find(&self, name: &[u8]) -> Option<u32> {
+        let hash = self.hasher.hash_one(name);
+        self.by_name.find(hash, |index| *self.entries[*index as usize].name == *name).copied()
+    }
+
+    /// The entry of this name, made if there is none.
+    pub(super) fn find_or_insert(&mut self, name: &[u8]) -> u32 {
+        if let Some(index) = self.find(name) {
+            return index;
+        }
+        let entry = Entry { name: name.into(), prev: self.last, next: NONE, value: T::default() };
+        let index = if let Some(index) = self.free.pop() {
+            self.entries[index as usize] = entry;
+            index
+        } else {
+            self.entries.push(entry);
+            u32::try_from(self.entries.len() - 1)
+                .expect("fewer names than clients' memberships, a u32")
+        };
+        match self.last {
+            NONE => self.first = index,
+            last => self.entries[last as usize].next = index,
+        }
+        self.last = index;
+        let (entries, hasher) = (&self.entries, &self.hasher);
+        self.by_name.insert_unique(hasher.hash_one(name), index, |index| {
+            hasher.hash_one(&*entries[*index as usize].name)
+        });
+        index
+    }
+
+    pub(super) fn remove(&mut self, index: u32) {
+        let entry = &mut self.entries[index as usize];
+        let (prev, next) = (entry.prev, entry.next);
+        let name = core::mem::take(&mut entry.name);
+        entry.value = T::default();
+        match prev {
+            NONE => self.first = next,
+            prev => self.entries[prev as usize].next = next,
+        }
+        match next {
+            NONE => self.last = prev,
+            next => self.entries[next as usize].prev = prev,
+        }
+        let hash = self.hasher.hash_one(&*name);
+        if let Ok(found) = self.by_name.find_entry(hash, |found| *found == index) {
+            found.remove();
+        }
+        self.free.push(index);
+    }
+
+    pub(super) fn name(&self, index: u32) -> &[u8] {
+        &self.entries[index as usize].name
+    }
+
+    pub(super) fn value(&self, index: u32) -> &T {
+        &self.entries[index as usize].value
+    }
+
+    pub(super) fn value_mut(&mut self, index: u32) -> &mut T {
+        &mut self.entries[index as usize].value
+    }
+
+    /// Every name, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let step = |index: u32| (index != NONE).then_some(index);
+        core::iter::successors(step(self.first), move |index| {
+            step(self.entries[*index as usize].next)
+        })
+        .map(|index| self.name(index))
+    }
+}

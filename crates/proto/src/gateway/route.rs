@@ -1,0 +1,310 @@
+//! From a client's event to a worker: binding, waiting while there is none, moving on when one goes
+//! (docs/protocol.md#routing).
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use tengate_base::{ConnId, How, Instant, Sink};
+
+use super::Gateway;
+use super::config::SlowWorker;
+use super::mesh::{self, LinkId, Mesh};
+use super::workers::WorkerRef;
+use crate::wire::header::{Command, FLAG_SCALAR, Header, InnerFrame};
+
+/// Body of an event.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Body<'a> {
+    /// A plain string.
+    Scalar(&'a [u8]),
+    /// PHP `serialize` output.
+    Serialized(&'a [u8]),
+}
+
+/// Events that wait because there is no worker, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    queue: VecDeque<(Instant, Box<[u8]>)>,
+    bytes: usize,
+}
+
+impl Waiting {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.queue.front().map(|(deadline, _)| *deadline)
+    }
+
+    fn push(&mut self, deadline: Instant, frame: &[u8]) {
+        self.bytes += frame.len();
+        self.queue.push_back((deadline, frame.into()));
+    }
+
+    fn pop_due(&mut self, now: Instant) -> Option<Box<[u8]>> {
+        self.next_deadline().filter(|deadline| *deadline <= now)?;
+        self.pop()
+    }
+
+    fn pop(&mut self) -> Option<Box<[u8]>> {
+        let (_, frame) = self.queue.pop_front()?;
+        self.bytes -= frame.len();
+        Some(frame)
+    }
+}
+
+impl Gateway {
+    /// Sends an event of a client to its worker, chosen now if it has none.
+    pub(super) fn emit(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        command: Command,
+        body: Body<'_>,
+        sink: &mut impl Sink,
+    ) {
+        let super::Slot::Client(client) = &mut self.slots[conn.0 as usize] else { return };
+        if self.workers.bound(client.worker).is_none() {
+            client.worker = self.workers.choose().unwrap_or(WorkerRef::NONE);
+        }
+        let (flag, body) = match body {
+            Body::Scalar(body) => (FLAG_SCALAR, body),
+            Body::Serialized(body) => (0, body),
+        };
+        let header = Header {
+            command: command as u8,
+            local_ip: self.config.lan_ip.to_bits(),
+            local_port: self.config.lan_port,
+            client_ip: client.ip,
+            client_port: client.port,
+            connection_id: client.connection_id,
+            flag,
+            gateway_port: self.config.listeners[usize::from(client.door.0)].port,
+        };
+        self.stats.events += 1;
+        let Some(worker) = self.workers.bound(client.worker) else {
+            let mut frame = Vec::new();
+            header.encode(&client.session, body, &mut frame);
+            // A client that leaves needs no room made for it, only its goodbye kept.
+            let staying = (command != Command::OnClose).then_some(conn);
+            return self.wait(now, staying, &frame, sink);
+        };
+        if worker.down {
+            return header.encode(&client.session, body, &mut worker.backlog.held);
+        }
+        let (link, slow) = (worker.link, worker.slow);
+        if slow && !self.admit_slow(now, conn, command, sink) {
+            return;
+        }
+        let Some(client) = self.client(conn) else { return };
+        if link.shard == self.shard {
+            header.encode(&client.session, body, sink.buffer(link.conn));
+            self.watch_link(now, link, sink);
+        } else {
+            mesh::encode_event(link, sink.mesh(link.shard), |out| {
+                header.encode(&client.session, body, out)
+            });
+        }
+    }
+
+    /// Decides on an event for a slow worker: whether it is sent all the same.
+    fn admit_slow(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        command: Command,
+        sink: &mut impl Sink,
+    ) -> bool {
+        match (self.config.slow_worker, command) {
+            // What says that a client left is never refused, or its worker would keep a ghost.
+            (_, Command::OnClose) => true,
+            (SlowWorker::Drop, _) => {
+                self.stats.drop_slow_worker += 1;
+                false
+            }
+            (SlowWorker::StopReading, _) => {
+                self.pause(conn, sink);
+                true
+            }
+            (SlowWorker::Close, _) => {
+                self.stats.close_slow_worker += 1;
+                self.close_client(now, conn, How::AtOnce, sink);
+                false
+            }
+        }
+    }
+
+    /// Reads a client no further until its worker has caught up, or there is one.
+    fn pause(&mut self, conn: ConnId, sink: &mut impl Sink) {
+        let Some(client) = self.client_mut(conn) else { return };
+        if client.paused || client.closing {
+            return;
+        }
+        client.paused = true;
+        let binding = client.worker;
+        sink.pause(conn);
+        self.stats.paused += 1;
+        if let Some(worker) = self.workers.bound(binding) {
+            worker.backlog.paused.push(conn);
+        }
+    }
+
+    /// Reads a client again.
+    pub(super) fn unpause(&mut self, conn: ConnId, sink: &mut impl Sink) {
+        if let Some(client) = self.client_mut(conn)
+            && client.paused
+        {
+            client.paused = false;
+            sink.resume(conn);
+        }
+    }
+
+    /// Keeps an event until there is a worker. `conn` is its client, if that is still there.
+    fn wait(&mut self, now: Instant, conn: Option<ConnId>, frame: &[u8], sink: &mut impl Sink) {
+        if self.waiting.bytes + frame.len() > self.config.no_worker_bytes_max {
+            self.stats.drop_no_worker += 1;
+            if let Some(conn) = conn {
+                self.abandon(now, conn, sink);
+            }
+            return;
+        }
+        self.waiting.push(now + self.config.no_worker_grace, frame);
+        if let Some(conn) = conn {
+            self.pause(conn, sink);
+        }
+    }
+
+    /// Gives events up that have waited too long, and closes their clients.
+    pub(super) fn expire_waiting(&mut self, now: Instant, sink: &mut impl Sink) {
+        while let Some(frame) = self.waiting.pop_due(now) {
+            self.stats.drop_no_worker += 1;
+            if let Some(conn) = client_of(&frame).and_then(|id| self.find(id)) {
+                self.abandon(now, conn, sink);
+            }
+        }
+    }
+
+    /// Closes a client nobody serves. Its ON_CLOSE has no receiver either, so none is kept.
+    fn abandon(&mut self, now: Instant, conn: ConnId, sink: &mut impl Sink) {
+        let Some(client) = self.client_mut(conn) else { return };
+        // Marked, so that an ON_CLOSE that finds no room does not close it again.
+        if !core::mem::replace(&mut client.closing, true) {
+            self.stats.close_no_worker += 1;
+            self.close_client(now, conn, How::AtOnce, sink);
+        }
+    }
+
+    /// A worker came: what waited goes out, in order.
+    pub(super) fn handle_worker_up(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        key: &[u8],
+        sink: &mut impl Sink,
+    ) {
+        self.workers.insert(link, key);
+        let mut orphans = None;
+        while self.workers.any()
+            && let Some(frame) = self.waiting.pop()
+        {
+            self.reroute(now, &frame, &mut orphans, sink);
+            if let Some(conn) = client_of(&frame).and_then(|id| self.find(id)) {
+                self.unpause(conn, sink);
+            }
+        }
+    }
+
+    /// A worker's link is gone: no event is sent there any more, and its shard is told so.
+    pub(super) fn handle_worker_down(&mut self, now: Instant, link: LinkId, sink: &mut impl Sink) {
+        if link.shard == self.shard && self.is_link(link) {
+            // It was replaced by a newer link with the same worker_key.
+            self.stats.link_replaced += 1;
+            self.close_link(now, link.conn, How::AfterFlush, sink);
+        }
+        if self.workers.take_down(link) {
+            self.tell(now, link.shard, &Mesh::DownAck { link }, sink);
+        }
+    }
+
+    /// A gone link has given back everything: its clients' events go to other workers, oldest first.
+    pub(super) fn handle_link_emptied(&mut self, now: Instant, link: LinkId, sink: &mut impl Sink) {
+        let Some(backlog) = self.workers.drained(link) else { return };
+        let mut orphans = None;
+        for frames in [&backlog.returned, &backlog.held] {
+            for frame in split(frames) {
+                self.stats.rerouted += 1;
+                self.reroute(now, frame, &mut orphans, sink);
+            }
+        }
+        for conn in &backlog.paused {
+            self.unpause(*conn, sink);
+        }
+    }
+
+    /// An event came back because its link is gone.
+    pub(super) fn handle_return(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        frame: &[u8],
+        sink: &mut impl Sink,
+    ) {
+        match self.workers.by_link(link) {
+            Some(worker) => worker.backlog.returned.extend_from_slice(frame),
+            None => {
+                self.stats.rerouted += 1;
+                self.reroute(now, frame, &mut None, sink);
+            }
+        }
+    }
+
+    /// Sends an encoded event to its client's worker; events of clients that are gone all go to one, `orphans`.
+    fn reroute(
+        &mut self,
+        now: Instant,
+        frame: &[u8],
+        orphans: &mut Option<WorkerRef>,
+        sink: &mut impl Sink,
+    ) {
+        let conn = client_of(frame).and_then(|id| self.find(id));
+        let binding = match conn.and_then(|conn| self.client(conn)) {
+            Some(client) => client.worker,
+            None => orphans.unwrap_or(WorkerRef::NONE),
+        };
+        let mut chosen = binding;
+        if self.workers.bound(binding).is_none() {
+            chosen = self.workers.choose().unwrap_or(WorkerRef::NONE);
+            match conn.and_then(|conn| self.client_mut(conn)) {
+                Some(client) => client.worker = chosen,
+                None => {
+                    self.workers.release(chosen);
+                    *orphans = Some(chosen);
+                }
+            }
+        }
+        let Some(worker) = self.workers.bound(chosen) else {
+            return self.wait(now, conn, frame, sink);
+        };
+        if worker.down {
+            return worker.backlog.held.extend_from_slice(frame);
+        }
+        let link = worker.link;
+        if link.shard == self.shard {
+            sink.buffer(link.conn).extend_from_slice(frame);
+            self.watch_link(now, link, sink);
+        } else {
+            mesh::encode_event(link, sink.mesh(link.shard), |out| out.extend_from_slice(frame));
+        }
+    }
+}
+
+/// Cuts bytes that are whole inner frames apart. What follows a broken one is dropped: its end is not known.
+pub(super) fn split(mut frames: &[u8]) -> impl Iterator<Item = &[u8]> {
+    core::iter::from_fn(move || {
+        let (_, len) = InnerFrame::decode(frames, usize::MAX).ok()??;
+        frames.split_off(..len)
+    })
+}
+
+/// The connection_id in an inner frame.
+pub(super) fn client_of(frame: &[u8]) -> Option<u32> {
+    frame.get(17..21)?.try_into().ok().map(u32::from_be_bytes)
+}

@@ -1,0 +1,9 @@
+//! What a gateway does, seen from its clients and workers.
+
+mod commands;
+mod harness;
+mod inbound;
+mod links;
+mod queries;
+mod routing;
+mod slow;

@@ -1,0 +1,395 @@
+//! A shell in memory: the shards of one process, their connections, and a clock that moves when told.
+//!
+//! It keeps every promise of `tengate_base::seam` and adds what real networks do: peers that take only so many bytes,
+//! that leave, that cut a message anywhere. Nothing happens unless a caller asks for it, so a run is its calls.
+
+use core::mem;
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use tengate_base::{App, CloseCause, Closed, ConnId, Door, How, Instant, Opened, ShardId, Sink};
+
+/// A connection somewhere in a [`Shell`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The shard that owns it.
+    pub shard: ShardId,
+    /// Its index there.
+    pub conn: ConnId,
+    /// Tells it from an earlier connection with the same index.
+    serial: u64,
+}
+
+/// The shards of one process.
+#[derive(Debug)]
+pub struct Shell<A> {
+    now: Instant,
+    shards: Vec<(A, Memory)>,
+    serial: u64,
+}
+
+/// Connections and outgoing batches of one shard.
+#[derive(Debug)]
+struct Memory {
+    conns: Vec<Conn>,
+    free: Vec<ConnId>,
+    /// Freed in this turn; not handed out before its end.
+    freed: Vec<ConnId>,
+    mesh: Vec<Vec<u8>>,
+    scratch: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct Conn {
+    serial: u64,
+    open: bool,
+    /// From the peer, not consumed yet.
+    input: Vec<u8>,
+    /// To the peer, not written yet; with whole frames kept, its first `sent` bytes are written.
+    output: Vec<u8>,
+    sent: usize,
+    keep_frames: bool,
+    /// Written, not fetched by the peer yet.
+    written: Vec<u8>,
+    /// How many more bytes the peer takes; `None` is any number.
+    window: Option<usize>,
+    paused: bool,
+    fresh: bool,
+    closing: bool,
+    notify_below: Option<usize>,
+}
+
+impl<A: App> Shell<A> {
+    /// A process with these shards, at the origin of time.
+    pub fn new(apps: impl IntoIterator<Item = A>) -> Self {
+        let apps: Vec<A> = apps.into_iter().collect();
+        let count = apps.len();
+        let memory = || Memory {
+            conns: Vec::new(),
+            free: Vec::new(),
+            freed: Vec::new(),
+            mesh: vec![Vec::new(); count],
+            scratch: Vec::new(),
+        };
+        Self {
+            now: Instant::ZERO,
+            shards: apps.into_iter().map(|app| (app, memory())).collect(),
+            serial: 0,
+        }
+    }
+
+    /// The time the apps are told.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// One shard's app.
+    pub fn app(&mut self, shard: ShardId) -> &mut A {
+        &mut self.shards[usize::from(shard.0)].0
+    }
+
+    /// A peer connects to a shard.
+    pub fn open(
+        &mut self,
+        shard: ShardId,
+        door: Door,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) -> Place {
+        self.serial += 1;
+        let serial = self.serial;
+        let now = self.now;
+        let (app, memory) = &mut self.shards[usize::from(shard.0)];
+        let conn = memory.take_index();
+        memory.conns[conn.0 as usize] = Conn { serial, open: true, ..Conn::default() };
+        app.handle_open(now, &Opened { conn, door, peer, local }, memory);
+        self.run();
+        Place { shard, conn, serial }
+    }
+
+    /// The peer sends bytes; nothing happens when the connection is gone.
+    pub fn send(&mut self, place: Place, bytes: &[u8]) {
+        if let Some(conn) = self.conn(place) {
+            conn.input.extend_from_slice(bytes);
+            conn.fresh = true;
+        }
+        self.run();
+    }
+
+    /// The peer fetches what was written to it.
+    pub fn receive(&mut self, place: Place) -> Vec<u8> {
+        let memory = &mut self.shards[usize::from(place.shard.0)].1;
+        let conn = &mut memory.conns[place.conn.0 as usize];
+        if conn.serial == place.serial { mem::take(&mut conn.written) } else { Vec::new() }
+    }
+
+    /// The peer takes only `window` more bytes; `None` takes any number again.
+    pub fn set_window(&mut self, place: Place, window: Option<usize>) {
+        if let Some(conn) = self.conn(place) {
+            conn.window = window;
+        }
+        self.run();
+    }
+
+    /// The peer closes, in order or not.
+    pub fn close(&mut self, place: Place, cause: CloseCause) {
+        if self.conn(place).is_none() {
+            return;
+        }
+        self.lose(place.shard, place.conn, cause);
+        self.run();
+    }
+
+    /// Whether the connection is still open.
+    pub fn is_open(&mut self, place: Place) -> bool {
+        self.conn(place).is_some()
+    }
+
+    /// Whether the app reads the connection.
+    pub fn is_read(&mut self, place: Place) -> bool {
+        self.conn(place).is_some_and(|conn| !conn.paused && !conn.closing)
+    }
+
+    /// Bytes queued towards the peer and not written.
+    pub fn queued(&mut self, place: Place) -> usize {
+        self.conn(place).map_or(0, |conn| conn.unwritten())
+    }
+
+    /// Moves the clock, stopping at each time-out on the way.
+    pub fn advance(&mut self, by: Duration) {
+        let end = self.now + by;
+        while let Some(next) = self.next_timeout().filter(|next| *next <= end) {
+            self.now = self.now.max(next);
+            let now = self.now;
+            for (app, memory) in &mut self.shards {
+                if app.poll_timeout().is_some_and(|deadline| deadline <= now) {
+                    app.handle_timeout(now, memory);
+                }
+            }
+            self.run();
+        }
+        self.now = end;
+    }
+
+    /// The next instant at which an app wants to be called.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.shards.iter().filter_map(|(app, _)| app.poll_timeout()).min()
+    }
+
+    fn conn(&mut self, place: Place) -> Option<&mut Conn> {
+        let memory = &mut self.shards[usize::from(place.shard.0)].1;
+        let conn = memory.conns.get_mut(place.conn.0 as usize)?;
+        (conn.open && conn.serial == place.serial).then_some(conn)
+    }
+
+    /// Runs turns until nothing is left to do without time passing.
+    ///
+    /// # Panics
+    /// When that does not come to an end: a core that keeps itself busy.
+    fn run(&mut self) {
+        for _ in 0..TURNS_MAX {
+            let mut busy = false;
+            for shard in 0..self.shards.len() {
+                busy |= self.turn(shard);
+            }
+            if !busy {
+                return;
+            }
+        }
+        panic!("shards do not come to rest");
+    }
+
+    fn turn(&mut self, shard: usize) -> bool {
+        let now = self.now;
+        let mut busy = false;
+        for index in 0..self.shards[shard].1.conns.len() {
+            let (app, memory) = &mut self.shards[shard];
+            let conn = &mut memory.conns[index];
+            if conn.open && conn.fresh && !conn.paused && !conn.closing {
+                conn.fresh = false;
+                busy = true;
+                let mut input = mem::take(&mut conn.input);
+                let id = ConnId(u32::try_from(index).expect("few connections"));
+                let consumed = app.handle_bytes(now, id, &mut input, memory);
+                input.drain(..consumed);
+                let conn = &mut memory.conns[index];
+                if conn.open {
+                    conn.input = input;
+                }
+            }
+        }
+        busy |= self.deliver_mesh(shard);
+        busy |= self.flush(shard);
+        let memory = &mut self.shards[shard].1;
+        memory.free.append(&mut memory.freed);
+        busy
+    }
+
+    fn deliver_mesh(&mut self, from: usize) -> bool {
+        let now = self.now;
+        let mut busy = false;
+        for to in 0..self.shards.len() {
+            let mut batch = mem::take(&mut self.shards[from].1.mesh[to]);
+            if !batch.is_empty() {
+                busy = true;
+                let (app, memory) = &mut self.shards[to];
+                let from = ShardId(u16::try_from(from).expect("few shards"));
+                app.handle_mesh(now, from, &mut batch, memory);
+            }
+        }
+        busy
+    }
+
+    fn flush(&mut self, shard: usize) -> bool {
+        let now = self.now;
+        let mut busy = false;
+        for index in 0..self.shards[shard].1.conns.len() {
+            let (app, memory) = &mut self.shards[shard];
+            let id = ConnId(u32::try_from(index).expect("few connections"));
+            let conn = &mut memory.conns[index];
+            if !conn.open {
+                continue;
+            }
+            let left = conn.write();
+            if conn.notify_below.is_some_and(|mark| left <= mark) {
+                conn.notify_below = None;
+                busy = true;
+                app.handle_drained(now, id, memory);
+            }
+            if memory.conns[index].closing && left == 0 {
+                busy = true;
+                self.lose(
+                    ShardId(u16::try_from(shard).expect("few shards")),
+                    id,
+                    CloseCause::Flushed,
+                );
+            }
+        }
+        busy
+    }
+
+    fn lose(&mut self, shard: ShardId, id: ConnId, cause: CloseCause) {
+        let now = self.now;
+        let (app, memory) = &mut self.shards[usize::from(shard.0)];
+        let conn = &mut memory.conns[id.0 as usize];
+        conn.open = false;
+        let unsent = mem::take(&mut conn.output);
+        let from = if conn.keep_frames { whole_frames(&unsent, conn.sent) } else { conn.sent };
+        app.handle_closed(now, id, cause, &unsent[from..], memory);
+        memory.freed.push(id);
+    }
+}
+
+/// Turns after which a run that does not end is a defect.
+const TURNS_MAX: usize = 100_000;
+
+/// Where the first frame begins of which not every byte was sent.
+fn whole_frames(queue: &[u8], sent: usize) -> usize {
+    let mut at = 0;
+    while let Some(len) = queue[at..].first_chunk::<4>() {
+        let next = at + u32::from_be_bytes(*len) as usize;
+        if next > sent {
+            break;
+        }
+        at = next;
+    }
+    at
+}
+
+impl Memory {
+    fn take_index(&mut self) -> ConnId {
+        self.free.pop().unwrap_or_else(|| {
+            self.conns.push(Conn::default());
+            ConnId(u32::try_from(self.conns.len() - 1).expect("few connections"))
+        })
+    }
+
+    fn open(&mut self, conn: ConnId) -> Option<&mut Conn> {
+        self.conns.get_mut(conn.0 as usize).filter(|conn| conn.open)
+    }
+}
+
+impl Conn {
+    fn unwritten(&self) -> usize {
+        self.output.len() - self.sent
+    }
+
+    /// Writes what the peer takes; returns what is left.
+    fn write(&mut self) -> usize {
+        let taken = self.unwritten().min(self.window.unwrap_or(usize::MAX));
+        self.window = self.window.map(|window| window - taken);
+        self.written.extend_from_slice(&self.output[self.sent..self.sent + taken]);
+        self.sent += taken;
+        if self.unwritten() == 0 {
+            self.output.clear();
+            self.sent = 0;
+        }
+        self.unwritten()
+    }
+}
+
+impl Sink for Memory {
+    fn buffer(&mut self, conn: ConnId) -> &mut Vec<u8> {
+        match self.conns.get_mut(conn.0 as usize) {
+            Some(conn) if conn.open && !conn.closing => &mut conn.output,
+            _ => {
+                self.scratch.clear();
+                &mut self.scratch
+            }
+        }
+    }
+
+    fn write(&mut self, conn: ConnId, bytes: &[u8]) {
+        self.buffer(conn).extend_from_slice(bytes);
+    }
+
+    fn queued(&self, conn: ConnId) -> usize {
+        self.conns.get(conn.0 as usize).filter(|conn| conn.open).map_or(0, Conn::unwritten)
+    }
+
+    fn flush(&mut self, conn: ConnId) -> usize {
+        self.open(conn).map_or(0, Conn::write)
+    }
+
+    fn close(&mut self, id: ConnId, how: How) -> Closed {
+        let Some(conn) = self.open(id) else { return Closed::Now };
+        if how == How::AfterFlush && conn.write() > 0 {
+            conn.closing = true;
+            return Closed::Later;
+        }
+        conn.open = false;
+        conn.output.clear();
+        conn.sent = 0;
+        self.freed.push(id);
+        Closed::Now
+    }
+
+    fn pause(&mut self, conn: ConnId) {
+        if let Some(conn) = self.open(conn) {
+            conn.paused = true;
+        }
+    }
+
+    fn resume(&mut self, conn: ConnId) {
+        if let Some(conn) = self.open(conn) {
+            conn.paused = false;
+            conn.fresh = !conn.input.is_empty();
+        }
+    }
+
+    fn notify_below(&mut self, conn: ConnId, bytes: usize) {
+        if let Some(conn) = self.open(conn) {
+            conn.notify_below = Some(bytes);
+        }
+    }
+
+    fn keep_frames(&mut self, conn: ConnId) {
+        if let Some(conn) = self.open(conn) {
+            conn.keep_frames = true;
+        }
+    }
+
+    fn mesh(&mut self, to: ShardId) -> &mut Vec<u8> {
+        &mut self.mesh[usize::from(to.0)]
+    }
+}
