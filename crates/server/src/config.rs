@@ -10,6 +10,9 @@ mod reload;
 mod source;
 mod units;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

@@ -27,6 +27,7 @@ pub(crate) fn check(config: &Config, cores: &[usize], findings: &mut Vec<Finding
     check_secrets(config, findings);
     check_shards(&config.gateway, cores, findings);
     check_inner(&config.gateway.inner, findings);
+    check_positive("close_linger", &config.gateway.close_linger, findings);
     let clients = &config.gateway.client;
     if clients.get_ref().is_empty() && complete {
         let advice = "add [[gateway.client]] with a listen address, or leave the list out for websocket 127.0.0.1:8282";

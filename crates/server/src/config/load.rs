@@ -67,7 +67,8 @@ pub(crate) fn load(inputs: &Inputs) -> Loaded {
         .map_or((Path::new(""), ""), |(path, text)| (path.as_path(), text.as_str()));
     let mut sources = Sources::new(name.display().to_string(), text.to_owned());
     let (document, errors) = DeTable::parse_recoverable(text);
-    let mut findings: Vec<Finding> = errors.iter().map(syntax_finding).collect();
+    let mut syntax: Vec<Finding> = errors.iter().map(syntax_finding).collect();
+    syntax.dedup_by_key(|finding| sources.line(&finding.span));
     let mut root = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
 
     for setting in &inputs.overrides {
@@ -75,7 +76,15 @@ pub(crate) fn load(inputs: &Inputs) -> Loaded {
         let path: Vec<&str> = setting.path.iter().map(String::as_str).collect();
         put(&mut root, &path, &span, decode_value(&setting.text));
     }
+    let mut findings = Vec::new();
     let config = read(&mut root, &sources, inputs, &mut findings);
+    // Where the syntax is broken the parser put a value of its own, and what it makes of that line is not the user's.
+    let broken: Vec<usize> = syntax.iter().map(|finding| sources.line(&finding.span)).collect();
+    findings.retain(|finding| {
+        broken.is_empty()
+            || !finding.span.is_empty() && !broken.contains(&sources.line(&finding.span))
+    });
+    findings.extend(syntax);
     findings.sort_by_key(|finding| finding.span.start);
     Loaded { config, findings, sources }
 }

@@ -97,6 +97,11 @@ impl Sources {
         format!("{}:{line}:{column}", self.file_name)
     }
 
+    /// The line of the file a span begins in, from 1.
+    pub(crate) fn line(&self, span: &Range<usize>) -> usize {
+        self.position(span.start).0
+    }
+
     /// The finding as `tengate check` prints it: severity, place, problem, the line with a caret, and advice.
     pub(crate) fn render(&self, finding: &Finding) -> String {
         let word = match finding.severity {
