@@ -7,7 +7,9 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 use hashbrown::HashMap;
 use serde::Serialize;
 
+use crate::secret::SecretKey;
 use crate::wire::client_id::ClientId;
+use crate::wire::ext::{GatewayClientConnect, WorkerConnect};
 use crate::wire::header::{Command, FLAG_RAW, FLAG_SCALAR, Header, InnerFrame};
 
 /// What happened to a client, as a gateway tells its worker.
@@ -75,7 +77,15 @@ impl<'a> Event<'a> {
             | Command::GetSessionByClientId
             | Command::SetSession => return None,
         };
-        let Header { local_ip, local_port, connection_id, client_ip, client_port, gateway_port, .. } = frame.header;
+        let Header {
+            local_ip,
+            local_port,
+            connection_id,
+            client_ip,
+            client_port,
+            gateway_port,
+            ..
+        } = frame.header;
         Some(Self {
             kind,
             client: ClientId { local_ip, local_port, connection_id },
@@ -189,8 +199,12 @@ impl<'a> Call<'a> {
             Body::Raw(_) => FLAG_SCALAR | FLAG_RAW,
             Body::Null => 0,
         };
-        let header =
-            Header { command: self.command as u8, connection_id: self.connection_id, flag, ..Header::default() };
+        let header = Header {
+            command: self.command as u8,
+            connection_id: self.connection_id,
+            flag,
+            ..Header::default()
+        };
         header.encode(self.ext, self.body.bytes(), out);
     }
 }
@@ -205,32 +219,38 @@ impl<'a> Body<'a> {
 }
 
 /// Appends the frame that opens a link as a worker. `worker_key` is `name:id`.
-pub fn encode_worker_connect(worker_key: &str, secret_key: &str, out: &mut Vec<u8>) {
-    #[derive(Serialize)]
-    struct Greeting<'a> {
-        worker_key: &'a str,
-        secret_key: &'a str,
-    }
-    encode_greeting(Command::WorkerConnect, &Greeting { worker_key, secret_key }, out);
+pub fn encode_worker_connect(worker_key: &str, secret_key: &SecretKey, out: &mut Vec<u8>) {
+    let mut body = Vec::new();
+    WorkerConnect { worker_key: worker_key.into(), secret_key: secret_key.show() }
+        .encode(&mut body);
+    Call::new(Command::WorkerConnect).body(Body::Plain(&body)).encode(out);
 }
 
 /// Appends the frame that authorises a connection for calls and queries without events.
-pub fn encode_gateway_client_connect(secret_key: &str, out: &mut Vec<u8>) {
-    #[derive(Serialize)]
-    struct Greeting<'a> {
-        secret_key: &'a str,
-    }
-    encode_greeting(Command::GatewayClientConnect, &Greeting { secret_key }, out);
+pub fn encode_gateway_client_connect(secret_key: &SecretKey, out: &mut Vec<u8>) {
+    let mut body = Vec::new();
+    GatewayClientConnect { secret_key: secret_key.show() }.encode(&mut body);
+    Call::new(Command::GatewayClientConnect).body(Body::Plain(&body)).encode(out);
 }
 
-fn encode_greeting(command: Command, greeting: &impl Serialize, out: &mut Vec<u8>) {
-    let body = serde_json::to_vec(greeting).expect("structs of strings have a JSON form");
-    Call::new(command).body(Body::Plain(&body)).encode(out);
+/// Appends the line that a worker, or an outside client, opens its connection to a register with.
+pub fn encode_register_connect(secret_key: &SecretKey, out: &mut Vec<u8>) {
+    #[derive(Serialize)]
+    struct Greeting<'a> {
+        event: &'a str,
+        secret_key: &'a str,
+    }
+    let shown = secret_key.show();
+    let greeting = Greeting { event: "worker_connect", secret_key: shown.expose() };
+    out.extend(serde_json::to_vec(&greeting).expect("structs of strings have a JSON form"));
+    out.push(b'\n');
 }
 
 /// The CRC-32 of PHP's `crc32` (polynomial 0xEDB88320, reflected).
 fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0, |crc: u32, byte| CRC_TABLE[usize::from(crc.to_le_bytes()[0] ^ byte)] ^ (crc >> 8))
+    !bytes
+        .iter()
+        .fold(!0, |crc: u32, byte| CRC_TABLE[usize::from(crc.to_le_bytes()[0] ^ byte)] ^ (crc >> 8))
 }
 
 const CRC_TABLE: [u32; 256] = {
@@ -273,7 +293,8 @@ mod tests {
     #[test]
     fn keep_alives_and_unknown_numbers_are_no_events() {
         for command in [Command::Ping as u8, Command::SendToOne as u8, 0, 99] {
-            let frame = InnerFrame { header: Header { command, ..Header::default() }, ext: b"", body: b"" };
+            let frame =
+                InnerFrame { header: Header { command, ..Header::default() }, ext: b"", body: b"" };
             assert_eq!(Event::from_frame(&frame), None, "command {command}");
         }
     }
@@ -284,7 +305,7 @@ mod tests {
         Call::new(Command::SendToOne).to(CLIENT).body(Body::Plain(b"hello")).encode(&mut out);
         assert_eq!(out, hex("0000002105000000000000000000000000000000010100000000000068656c6c6f"));
         out.clear();
-        encode_worker_connect("Bw:0", "", &mut out);
+        encode_worker_connect("Bw:0", &SecretKey::default(), &mut out);
         let golden = "00000041c800000000000000000000000000000000010000000000007b22776f726b65725f6b6579223a2242773a30222c227365637265745f6b6579223a22227d";
         assert_eq!(out, hex(golden));
     }
@@ -324,7 +345,10 @@ mod tests {
         let mut versions = SessionVersions::default();
         versions.handle_stored(CLIENT, b"x");
         assert_eq!(versions.handle_event(&event(EventKind::Close, b"old")), SessionSource::Carried);
-        assert_eq!(versions.handle_event(&event(EventKind::Connect, b"new")), SessionSource::Carried);
+        assert_eq!(
+            versions.handle_event(&event(EventKind::Connect, b"new")),
+            SessionSource::Carried
+        );
     }
 
     #[test]
@@ -340,6 +364,9 @@ mod tests {
     }
 
     fn hex(text: &str) -> Vec<u8> {
-        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+        (0..text.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+            .collect()
     }
 }

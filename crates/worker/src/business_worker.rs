@@ -10,6 +10,7 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use tengate_proto::secret::SecretKey;
 use tengate_proto::worker::encode_worker_connect;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
@@ -42,7 +43,7 @@ struct Settings {
     id: u32,
     count: u32,
     registers: Vec<String>,
-    secret_key: String,
+    secret_key: SecretKey,
     send_queue_bytes_max: usize,
     tasks_per_link: usize,
     timeouts: Timeouts,
@@ -66,7 +67,7 @@ impl BusinessWorker {
                 id: 0,
                 count: 1,
                 registers: Vec::new(),
-                secret_key: String::new(),
+                secret_key: SecretKey::default(),
                 send_queue_bytes_max: SEND_QUEUE_BYTES_MAX,
                 tasks_per_link: 1,
                 timeouts: Timeouts::DEFAULT,
@@ -121,7 +122,7 @@ impl Builder {
 
     /// The key that the registers and gateways of the cluster share.
     pub fn secret_key(mut self, secret_key: impl Into<String>) -> Self {
-        self.settings.secret_key = secret_key.into();
+        self.settings.secret_key = SecretKey::new(secret_key.into());
         self
     }
 
@@ -198,7 +199,7 @@ async fn run_one<E: Events>(
     mut stopped: watch::Receiver<bool>,
 ) {
     let links = Arc::new(Links::default());
-    let gateway = Gateway::linked(links.clone(), &settings.secret_key, settings.timeouts);
+    let gateway = Gateway::linked(links.clone(), settings.secret_key.clone(), settings.timeouts);
     let worker = Worker { name: settings.name.clone(), id, gateway };
     let shared = Arc::new(Shared { settings, worker, links, events, stopped: stopped.clone() });
     note(shared.events.on_worker_start(&shared.worker).await, "on_worker_start failed");
@@ -336,7 +337,7 @@ async fn serve_link<E: Events>(
     let queue = Arc::new(SendQueue::new(*send_queue_bytes_max));
     shared.links.state().kept.insert(gateway, Some(queue.clone()));
     info!(%gateway, worker_key, "linked");
-    let lanes = Lanes::new(shared, &queue, *tasks_per_link);
+    let lanes = Lanes::new(shared, *tasks_per_link);
     let reading = async {
         let end =
             read_events(FrameReader::new(reader, gateway), lanes, shared.stopped.clone()).await;

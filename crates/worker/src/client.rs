@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use tengate_proto::secret::SecretKey;
+
 use crate::gateway::Gateway;
 use crate::query::Timeouts;
 
@@ -16,14 +18,18 @@ use crate::query::Timeouts;
 #[derive(Clone, Debug)]
 pub struct Client {
     registers: Vec<String>,
-    secret_key: String,
+    secret_key: SecretKey,
     timeouts: Timeouts,
 }
 
 impl Client {
     /// Settings, to begin with: no register, no secret key.
     pub fn builder() -> Self {
-        Self { registers: Vec::new(), secret_key: String::new(), timeouts: Timeouts::DEFAULT }
+        Self {
+            registers: Vec::new(),
+            secret_key: SecretKey::default(),
+            timeouts: Timeouts::DEFAULT,
+        }
     }
 
     /// A register's address, `host:port`. With several, the first that answers is asked.
@@ -34,7 +40,7 @@ impl Client {
 
     /// The key that the registers and gateways of the cluster share.
     pub fn secret_key(mut self, secret_key: impl Into<String>) -> Self {
-        self.secret_key = secret_key.into();
+        self.secret_key = SecretKey::new(secret_key.into());
         self
     }
 

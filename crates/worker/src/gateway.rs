@@ -9,9 +9,10 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tengate_proto::secret::SecretKey;
 use tengate_proto::wire::client_id::ClientId;
 use tengate_proto::worker::Call;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::error::{CallError, GatewayFault};
 use crate::link::SendQueue;
@@ -22,7 +23,8 @@ use crate::register;
 ///
 /// In a worker, sends go over its links and return at once; outside ([`Client`](crate::Client)) they return when the kernel
 /// has them. Queries to all gateways run at the same time over connections of their own. Calls of one task to one gateway
-/// happen in the order they are made; a query, on its own connection, may overtake a send, as in PHP.
+/// happen in the order they are made. A query leaves after the sends before it, but on its own connection: a gateway that
+/// reads connections on several threads may still answer it first.
 ///
 /// | PHP | here |
 /// |---|---|
@@ -71,19 +73,19 @@ pub(crate) struct LinksState {
 #[derive(Debug)]
 struct Addresses {
     registers: Vec<String>,
-    secret_key: String,
+    secret_key: SecretKey,
     timeouts: Timeouts,
     last: tokio::sync::Mutex<Option<(Instant, BTreeSet<SocketAddrV4>)>>,
 }
 
 impl Gateway {
-    pub(crate) fn linked(links: Arc<Links>, secret_key: &str, timeouts: Timeouts) -> Self {
+    pub(crate) fn linked(links: Arc<Links>, secret_key: SecretKey, timeouts: Timeouts) -> Self {
         let pool = Pool::new(secret_key, timeouts);
         Self { shared: Arc::new(Shared { route: Route::Linked(links), pool }) }
     }
 
-    pub(crate) fn asked(registers: Vec<String>, secret_key: String, timeouts: Timeouts) -> Self {
-        let pool = Pool::new(&secret_key, timeouts);
+    pub(crate) fn asked(registers: Vec<String>, secret_key: SecretKey, timeouts: Timeouts) -> Self {
+        let pool = Pool::new(secret_key.clone(), timeouts);
         let last = tokio::sync::Mutex::default();
         let route = Route::Asked(Addresses { registers, secret_key, timeouts, last });
         Self { shared: Arc::new(Shared { route, pool }) }
@@ -123,6 +125,15 @@ impl Gateway {
             }
             Route::Asked(_) => self.shared.pool.tell(gateway, call).await,
         }
+    }
+
+    /// Waits until a gateway's kernel has what this worker sent it before. A question goes over another connection, and
+    /// must not overtake the sends that it is about.
+    async fn flushed(&self, gateway: SocketAddrV4) -> Result<(), CallError> {
+        let Route::Linked(links) = &self.shared.route else { return Ok(()) };
+        let Some(queue) = links.state().queue(gateway) else { return Ok(()) };
+        let late = |_| CallError::Gateway { gateway, fault: GatewayFault::ReplyTimedOut };
+        timeout(self.shared.pool.reply_timeout(), queue.flushed()).await.map_err(late)
     }
 
     async fn send_to(&self, client: ClientId, call: Call<'_>) -> Result<(), CallError> {

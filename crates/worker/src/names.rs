@@ -2,17 +2,14 @@
 
 use std::borrow::Cow;
 
-use serde::Serialize;
 use tengate_proto::worker::Body;
 
 /// A uid or the name of a group. PHP takes strings and integers for both and holds `"7"` and `7` for the same.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(pub(crate) String);
 
 /// One name or several, where PHP takes a string or an array.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names(pub(crate) Vec<Name>);
 
 /// What is sent to clients.

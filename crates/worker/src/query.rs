@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tengate_proto::secret::SecretKey;
 use tengate_proto::wire::php::{Limits, Value, unserialize};
 use tengate_proto::worker::{Call, encode_gateway_client_connect};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
@@ -41,8 +42,7 @@ pub(crate) struct Pool {
 
 #[derive(Debug)]
 struct Shared {
-    /// What a connection says first; empty when there is no secret key.
-    greeting: Vec<u8>,
+    secret_key: SecretKey,
     timeouts: Timeouts,
     connections: Mutex<BTreeMap<SocketAddrV4, mpsc::Sender<Request>>>,
 }
@@ -61,12 +61,12 @@ enum Done {
 type Asker = oneshot::Sender<Result<Vec<u8>, GatewayFault>>;
 
 impl Pool {
-    pub(crate) fn new(secret_key: &str, timeouts: Timeouts) -> Self {
-        let mut greeting = Vec::new();
-        if !secret_key.is_empty() {
-            encode_gateway_client_connect(secret_key, &mut greeting);
-        }
-        Self { shared: Arc::new(Shared { greeting, timeouts, connections: Mutex::default() }) }
+    pub(crate) fn new(secret_key: SecretKey, timeouts: Timeouts) -> Self {
+        Self { shared: Arc::new(Shared { secret_key, timeouts, connections: Mutex::default() }) }
+    }
+
+    pub(crate) fn reply_timeout(&self) -> Duration {
+        self.shared.timeouts.reply
     }
 
     /// Asks a gateway and waits for the answer.
@@ -130,7 +130,11 @@ impl Pool {
         connections.retain(|_, connection| !connection.is_closed());
         let (connection, requests) = mpsc::channel(REQUESTS_WAITING_MAX);
         connections.insert(gateway, connection.clone());
-        tokio::spawn(serve(gateway, self.shared.greeting.clone(), self.shared.timeouts, requests));
+        let mut greeting = Vec::new();
+        if !self.shared.secret_key.is_empty() {
+            encode_gateway_client_connect(&self.shared.secret_key, &mut greeting);
+        }
+        tokio::spawn(serve(gateway, greeting, self.shared.timeouts, requests));
         connection
     }
 }

@@ -5,7 +5,9 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 use std::io;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use tengate_proto::secret::SecretKey;
+use tengate_proto::worker::encode_register_connect;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -27,7 +29,7 @@ pub(crate) enum Notice {
 /// Asks the registers in turn until one answers which gateways there are.
 pub(crate) async fn ask(
     registers: &[String],
-    secret_key: &str,
+    secret_key: &SecretKey,
     timeouts: Timeouts,
 ) -> Result<BTreeSet<SocketAddrV4>, CallError> {
     let mut failure =
@@ -43,7 +45,7 @@ pub(crate) async fn ask(
 
 async fn ask_one(
     register: &str,
-    secret_key: &str,
+    secret_key: &SecretKey,
     timeouts: Timeouts,
 ) -> Result<BTreeSet<SocketAddrV4>, RegisterFault> {
     let broken = |error: io::Error| RegisterFault::Connect(error.kind());
@@ -52,7 +54,7 @@ async fn ask_one(
         .await
         .map_err(late)?
         .map_err(broken)?;
-    stream.write_all(greeting(secret_key).as_bytes()).await.map_err(broken)?;
+    stream.write_all(&greeting(secret_key)).await.map_err(broken)?;
     let mut lines = BufReader::new(stream);
     let line =
         timeout(timeouts.reply, read_line(&mut lines)).await.map_err(late)?.map_err(broken)?;
@@ -64,7 +66,7 @@ async fn ask_one(
 pub(crate) async fn follow(
     index: usize,
     register: String,
-    secret_key: String,
+    secret_key: SecretKey,
     notices: mpsc::Sender<Notice>,
 ) {
     loop {
@@ -83,12 +85,12 @@ pub(crate) async fn follow(
 async fn listen(
     index: usize,
     register: &str,
-    secret_key: &str,
+    secret_key: &SecretKey,
     notices: &mpsc::Sender<Notice>,
 ) -> io::Result<()> {
     let stream = TcpStream::connect(register).await?;
     let (reader, mut writer) = stream.into_split();
-    writer.write_all(greeting(secret_key).as_bytes()).await?;
+    writer.write_all(&greeting(secret_key)).await?;
     info!(register, "connected to the register");
     let mut lines = BufReader::new(reader);
     let pings = async {
@@ -169,15 +171,9 @@ fn announced(line: &[u8]) -> Option<BTreeSet<SocketAddrV4>> {
     Some(known.into_iter().flatten().collect())
 }
 
-fn greeting(secret_key: &str) -> String {
-    #[derive(Serialize)]
-    struct Greeting<'a> {
-        event: &'a str,
-        secret_key: &'a str,
-    }
-    let greeting = Greeting { event: "worker_connect", secret_key };
-    let mut line = serde_json::to_string(&greeting).expect("structs of strings have a JSON form");
-    line.push('\n');
+fn greeting(secret_key: &SecretKey) -> Vec<u8> {
+    let mut line = Vec::new();
+    encode_register_connect(secret_key, &mut line);
     line
 }
 
@@ -219,7 +215,10 @@ mod tests {
 
     #[test]
     fn greetings_have_the_bytes_of_a_real_worker() {
-        assert_eq!(greeting(""), "{\"event\":\"worker_connect\",\"secret_key\":\"\"}\n");
+        assert_eq!(
+            greeting(&SecretKey::default()),
+            b"{\"event\":\"worker_connect\",\"secret_key\":\"\"}\n"
+        );
     }
 
     #[tokio::test]

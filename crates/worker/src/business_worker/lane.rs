@@ -13,7 +13,6 @@ use tracing::warn;
 
 use super::Shared;
 use crate::events::{Context, Events, WebsocketRequest};
-use crate::link::SendQueue;
 use crate::session::Session;
 
 /// How the events of one link are handled.
@@ -33,17 +32,12 @@ pub(super) enum Lanes<E> {
 #[derive(Debug)]
 pub(super) struct Lane<E> {
     shared: Arc<Shared<E>>,
-    queue: Arc<SendQueue>,
     versions: SessionVersions,
 }
 
 impl<E: Events> Lanes<E> {
-    pub(super) fn new(shared: &Arc<Shared<E>>, queue: &Arc<SendQueue>, task_count: usize) -> Self {
-        let lane = || Lane {
-            shared: shared.clone(),
-            queue: queue.clone(),
-            versions: SessionVersions::default(),
-        };
+    pub(super) fn new(shared: &Arc<Shared<E>>, task_count: usize) -> Self {
+        let lane = || Lane { shared: shared.clone(), versions: SessionVersions::default() };
         if task_count == 1 {
             return Self::Here(lane());
         }
@@ -125,8 +119,6 @@ impl<E: Events> Lane<E> {
 
     /// The session as the gateway has it now.
     async fn fetch(&mut self, client: ClientId) -> Option<Bytes> {
-        // The question takes another connection than this lane's last store: the store must be on its way first.
-        self.queue.flushed().await;
         let session = match self.shared.worker.gateway.get_session(client).await {
             Ok(session) => session?,
             Err(error) => {

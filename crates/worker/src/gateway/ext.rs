@@ -1,124 +1,63 @@
-//! The JSON that some commands carry as extra data, byte for byte as PHP writes it for names without special characters.
+//! Extra data of the commands that carry JSON, and clients by gateway.
 
 use core::net::SocketAddrV4;
 use std::collections::BTreeMap;
 
-use serde::Serialize;
 use tengate_proto::wire::client_id::ClientId;
+use tengate_proto::wire::ext::{
+    self, Condition, ConnectionIds, Field, Select, SendToAll, SendToGroup,
+};
 
 use crate::names::Names;
 
-/// Connections of one gateway, as PHP's map of each number to itself.
-pub(super) type Connections = BTreeMap<u32, u32>;
-
-/// Clients by the gateway that holds them.
-pub(super) fn by_gateway(clients: &[ClientId]) -> BTreeMap<SocketAddrV4, Connections> {
-    let mut gateways: BTreeMap<SocketAddrV4, Connections> = BTreeMap::new();
+/// Connections by the gateway that holds them.
+pub(super) fn by_gateway(clients: &[ClientId]) -> BTreeMap<SocketAddrV4, Vec<u32>> {
+    let mut gateways: BTreeMap<SocketAddrV4, Vec<u32>> = BTreeMap::new();
     for client in clients {
-        gateways
-            .entry(client.gateway())
-            .or_default()
-            .insert(client.connection_id, client.connection_id);
+        gateways.entry(client.gateway()).or_default().push(client.connection_id);
     }
     gateways
 }
 
-/// `{"connections":{"3":3}}`
-pub(super) fn only(connections: &Connections) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Only<'a> {
-        connections: &'a Connections,
-    }
-    json(&Only { connections })
+/// For a message to these connections only.
+pub(super) fn only(connections: Vec<u32>) -> Vec<u8> {
+    encoded(|out| SendToAll::Only(connections).encode(out))
 }
 
-/// `{"exclude":{"3":3}}`, or nothing when there is nobody to leave out.
-pub(super) fn all_but(exclude: Option<&Connections>) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct AllBut<'a> {
-        exclude: &'a Connections,
-    }
-    exclude.map_or_else(Vec::new, |exclude| json(&AllBut { exclude }))
+/// For a message to all but these connections.
+pub(super) fn all_but(exclude: Option<&Vec<u32>>) -> Vec<u8> {
+    let recipients = exclude.map_or(SendToAll::All, |exclude| SendToAll::Except(ids(exclude)));
+    encoded(|out| recipients.encode(out))
 }
 
-/// `{"group":["g1"],"exclude":null}`
-pub(super) fn groups(group: &Names, exclude: Option<&Connections>) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Groups<'a> {
-        group: &'a Names,
-        exclude: Option<&'a Connections>,
-    }
-    json(&Groups { group, exclude })
+/// For a message to the members of groups, but not to these connections.
+pub(super) fn groups(groups: &Names, exclude: Option<&Vec<u32>>) -> Vec<u8> {
+    let exclude = exclude.map(|exclude| ids(exclude)).unwrap_or_default();
+    encoded(|out| SendToGroup { groups: wire_names(groups), exclude }.encode(out))
 }
 
-/// `["u1","u2"]`
+/// A list of uids or groups.
 pub(super) fn names(names: &Names) -> Vec<u8> {
-    json(names)
+    encoded(|out| ext::encode_names(&wire_names(names), out))
 }
 
-/// What a select asks for.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Where<'a> {
-    Everyone,
-    Groups(&'a Names),
-    Connections(&'a Connections),
+/// For a question about fields of the clients that meet a condition; of all clients without one.
+pub(super) fn select(fields: Vec<Field<'_>>, condition: Option<Condition<'_>>) -> Vec<u8> {
+    let conditions = condition.map(|condition| vec![condition]);
+    encoded(|out| Select { fields, conditions }.encode(out))
 }
 
-/// `{"fields":["uid"],"where":{"connection_id":{"360":360}}}`
-pub(super) fn select(fields: &[&str], condition: Where<'_>) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Select<'a> {
-        fields: &'a [&'a str],
-        r#where: Condition<'a>,
-    }
-    /// Untagged: no condition is PHP's empty array, a list in JSON.
-    #[derive(Serialize)]
-    #[serde(untagged)]
-    enum Condition<'a> {
-        Everyone([u8; 0]),
-        Groups { groups: &'a Names },
-        Connections { connection_id: &'a Connections },
-    }
-    let r#where = match condition {
-        Where::Everyone => Condition::Everyone([]),
-        Where::Groups(groups) => Condition::Groups { groups },
-        Where::Connections(connection_id) => Condition::Connections { connection_id },
-    };
-    json(&Select { fields, r#where })
+/// Names as the wire's JSON has them.
+pub(super) fn wire_names(names: &Names) -> Vec<ext::Name<'_>> {
+    names.0.iter().map(|name| ext::Name::from(name.as_str())).collect()
 }
 
-fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("names and numbers have a JSON form")
+fn ids(connections: &[u32]) -> ConnectionIds {
+    connections.iter().copied().collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn extra_data_has_the_bytes_of_a_real_worker() {
-        let three_and_four = Connections::from([(3, 3), (4, 4)]);
-        let three = Connections::from([(3, 3)]);
-        let group = Names::from("g1");
-        let cases = [
-            (only(&three_and_four), r#"{"connections":{"3":3,"4":4}}"#),
-            (all_but(Some(&three)), r#"{"exclude":{"3":3}}"#),
-            (all_but(None), ""),
-            (groups(&group, None), r#"{"group":["g1"],"exclude":null}"#),
-            (groups(&group, Some(&three)), r#"{"group":["g1"],"exclude":{"3":3}}"#),
-            (names(&Names::from(["u0", "nobody"])), r#"["u0","nobody"]"#),
-            (select(&["uid"], Where::Everyone), r#"{"fields":["uid"],"where":[]}"#),
-            (
-                select(&["uid"], Where::Groups(&group)),
-                r#"{"fields":["uid"],"where":{"groups":["g1"]}}"#,
-            ),
-            (
-                select(&["uid"], Where::Connections(&Connections::from([(360, 360)]))),
-                r#"{"fields":["uid"],"where":{"connection_id":{"360":360}}}"#,
-            ),
-        ];
-        for (ext, expected) in cases {
-            assert_eq!(String::from_utf8(ext).unwrap(), expected);
-        }
-    }
+fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode(&mut out);
+    out
 }

@@ -4,13 +4,14 @@ use core::net::SocketAddrV4;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tengate_proto::wire::client_id::ClientId;
+use tengate_proto::wire::ext::{Condition, Field};
 use tengate_proto::wire::header::Command;
 use tengate_proto::wire::php::{Array, Key, Limits, Value, unserialize};
 use tengate_proto::worker::Call;
 use tokio::task::JoinSet;
 
 use super::Gateway;
-use super::ext::{self, Where};
+use super::ext;
 use super::sends::checked_groups;
 use crate::error::{CallError, GatewayFault};
 use crate::names::{Name, Names};
@@ -123,7 +124,9 @@ impl Gateway {
         groups: impl Into<Names>,
     ) -> Result<BTreeSet<ClientId>, CallError> {
         let groups = checked_groups(groups)?;
-        let found = self.select(&["uid"], Where::Groups(&groups)).await?;
+        let found = self
+            .select(vec![Field::Uid], Some(Condition::Groups(ext::wire_names(&groups))))
+            .await?;
         Ok(found.into_iter().map(|client| client.id).collect())
     }
 
@@ -132,7 +135,7 @@ impl Gateway {
     /// # Errors
     /// A gateway failed.
     pub async fn get_all_client_id_list(&self) -> Result<BTreeSet<ClientId>, CallError> {
-        let found = self.select(&["uid"], Where::Everyone).await?;
+        let found = self.select(vec![Field::Uid], None).await?;
         Ok(found.into_iter().map(|client| client.id).collect())
     }
 
@@ -181,7 +184,9 @@ impl Gateway {
         groups: impl Into<Names>,
     ) -> Result<BTreeSet<String>, CallError> {
         let groups = checked_groups(groups)?;
-        let found = self.select(&["uid"], Where::Groups(&groups)).await?;
+        let found = self
+            .select(vec![Field::Uid], Some(Condition::Groups(ext::wire_names(&groups))))
+            .await?;
         Ok(found.into_iter().filter_map(|client| client.uid).collect())
     }
 
@@ -201,7 +206,7 @@ impl Gateway {
     /// # Errors
     /// A gateway failed.
     pub async fn get_all_uid_list(&self) -> Result<BTreeSet<String>, CallError> {
-        let found = self.select(&["uid"], Where::Everyone).await?;
+        let found = self.select(vec![Field::Uid], None).await?;
         Ok(found.into_iter().filter_map(|client| client.uid).collect())
     }
 
@@ -221,8 +226,8 @@ impl Gateway {
         &self,
         client: ClientId,
     ) -> Result<Option<String>, CallError> {
-        let connections = ext::Connections::from([(client.connection_id, client.connection_id)]);
-        let select = ext::select(&["uid"], Where::Connections(&connections));
+        let condition = Condition::ConnectionId(vec![client.connection_id]);
+        let select = ext::select(vec![Field::Uid], Some(condition));
         let reply = self.ask(client.gateway(), Call::new(Command::Select).ext(&select)).await?;
         Ok(reply.selected()?.into_iter().find_map(|client| client.uid))
     }
@@ -249,7 +254,7 @@ impl Gateway {
         &self,
     ) -> Result<BTreeMap<String, BTreeSet<String>>, CallError> {
         let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for client in self.select(&["uid", "groups"], Where::Everyone).await? {
+        for client in self.select(vec![Field::Uid, Field::Groups], None).await? {
             let Some(uid) = client.uid else { continue };
             for group in client.groups {
                 groups.entry(group).or_default().insert(uid.clone());
@@ -274,7 +279,7 @@ impl Gateway {
         &self,
     ) -> Result<BTreeMap<String, BTreeSet<ClientId>>, CallError> {
         let mut groups: BTreeMap<String, BTreeSet<ClientId>> = BTreeMap::new();
-        for client in self.select(&["groups"], Where::Everyone).await? {
+        for client in self.select(vec![Field::Groups], None).await? {
             for group in client.groups {
                 groups.entry(group).or_default().insert(client.id);
             }
@@ -329,8 +334,8 @@ impl Gateway {
 
     async fn select(
         &self,
-        fields: &[&str],
-        condition: Where<'_>,
+        fields: Vec<Field<'_>>,
+        condition: Option<Condition<'_>>,
     ) -> Result<Vec<Selected>, CallError> {
         let select = ext::select(fields, condition);
         let mut found = Vec::new();
@@ -341,23 +346,17 @@ impl Gateway {
     }
 
     async fn ask(&self, gateway: SocketAddrV4, call: Call<'_>) -> Result<Reply, CallError> {
+        self.flushed(gateway).await?;
         let value = self.shared.pool.ask(gateway, &call).await?;
         Ok(Reply { gateway, value })
     }
 
     /// Asks every announced gateway at the same time; the answers in the order of the gateways' addresses.
     async fn ask_all(&self, call: Call<'_>) -> Result<Vec<Reply>, CallError> {
-        let gateways = self.announced().await?;
-        if let [gateway] = *gateways.iter().copied().collect::<Vec<_>>() {
-            return Ok(vec![self.ask(gateway, call).await?]);
-        }
         let mut asking = JoinSet::new();
-        for gateway in gateways {
-            let (pool, command, ext) = (self.shared.pool.clone(), call.command, call.ext.to_vec());
-            asking.spawn(async move {
-                let value = pool.ask(gateway, &Call::new(command).ext(&ext)).await?;
-                Ok(Reply { gateway, value })
-            });
+        for gateway in self.announced().await? {
+            let (api, command, ext) = (self.clone(), call.command, call.ext.to_vec());
+            asking.spawn(async move { api.ask(gateway, Call::new(command).ext(&ext)).await });
         }
         let replies: Result<Vec<Reply>, CallError> = asking.join_all().await.into_iter().collect();
         let mut replies = replies?;

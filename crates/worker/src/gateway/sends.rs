@@ -51,7 +51,7 @@ impl Gateway {
         let payload = payload.into();
         let mut outcome = Ok(());
         for (gateway, connections) in ext::by_gateway(clients) {
-            let ext = ext::only(&connections);
+            let ext = ext::only(connections);
             let call = Call::new(Command::SendToAll).ext(&ext).body(payload.body());
             outcome = outcome.and(self.send(gateway, &call).await);
         }
