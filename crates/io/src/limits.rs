@@ -7,7 +7,7 @@ pub(crate) const READ_BYTES: usize = 64 << 10;
 /// Reads of one connection in one turn, before others get theirs.
 pub(crate) const READS_PER_TURN: u32 = 4;
 /// Room a kept-bytes buffer has at least before a read appends to it.
-pub(crate) const STASH_ROOM_BYTES: usize = 16 << 10;
+pub(crate) const STASH_ROOM_BYTES: usize = 1 << 10;
 /// Unconsumed bytes of one connection; past it the shell closes it. Far above any protocol limit of the applications.
 pub(crate) const STASH_BYTES_MAX: usize = 64 << 20;
 /// Sockets one listener accepts in one turn.

@@ -432,8 +432,10 @@ impl<A: Host> Shard<A> {
             self.net.counters.closed_stash_full += 1;
             return Err(CloseCause::Shell);
         }
-        if bytes.capacity() - bytes.len() < STASH_ROOM_BYTES {
-            bytes.reserve(STASH_ROOM_BYTES);
+        // In step with what is there: the start of a message costs little, a long one takes few reads.
+        let room = STASH_ROOM_BYTES.max(bytes.len() / 2);
+        if bytes.capacity() - bytes.len() < room {
+            bytes.reserve(room);
         }
         let room = bytes.capacity() - bytes.len();
         let result = sys::read_append(stream, bytes);
