@@ -10,3 +10,4 @@ pub mod wire;
 pub mod secret;
 pub mod gateway;
 pub mod worker;
+pub mod register;

@@ -4,6 +4,7 @@ pub mod header;
 pub mod client_id;
 pub mod php;
 pub mod ext;
+pub mod register;
 mod json;
 pub mod websocket;
 pub mod text;

@@ -1,0 +1,360 @@
+//! What a register tells whom, and whom it turns away.
+
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+use tengate_base::Door;
+
+use super::super::*;
+
+#[test]
+fn a_worker_learns_the_gateways_at_once_and_on_each_change() {
+    let mut bench = Bench::new(config());
+    bench.open(1);
+    bench.say(1, WORKER);
+    assert_eq!(bench.heard(1), [list(&[])]);
+    bench.open(2);
+    bench.say(2, &gateway("10.0.0.1:2900"));
+    assert_eq!(bench.heard(1), [list(&["10.0.0.1:2900"])]);
+    assert_eq!(bench.heard(2), [""; 0]);
+    bench.open(3);
+    bench.say(3, &gateway("10.0.0.2:2900"));
+    assert_eq!(bench.heard(1), [list(&["10.0.0.1:2900", "10.0.0.2:2900"])]);
+    bench.lose(2);
+    assert_eq!(bench.heard(1), [list(&["10.0.0.2:2900"])]);
+}
+
+#[test]
+fn an_address_announced_twice_is_listed_once() {
+    let mut bench = Bench::new(config());
+    for (conn, address) in [(1, "a:1"), (2, "b:2"), (3, "a:1"), (4, "c:3")] {
+        bench.open(conn);
+        bench.say(conn, &gateway(address));
+    }
+    bench.open(5);
+    bench.say(5, WORKER);
+    assert_eq!(bench.heard(5), [list(&["a:1", "b:2", "c:3"])]);
+    bench.lose(1);
+    assert_eq!(bench.heard(5), [list(&["b:2", "a:1", "c:3"])]);
+}
+
+#[test]
+fn a_gateway_that_announces_again_keeps_its_place() {
+    let mut bench = Bench::new(config());
+    for (conn, address) in [(1, "a:1"), (2, "b:2"), (1, "z:9")] {
+        bench.open(conn);
+        bench.say(conn, &gateway(address));
+    }
+    assert_eq!(bench.topology(), [("z:9".into(), remote(1)), ("b:2".into(), remote(2))]);
+}
+
+#[test]
+fn silence_closes_a_connection_after_the_timeout() {
+    let mut bench = Bench::new(config());
+    bench.open(1);
+    assert_eq!(bench.register.poll_timeout(), Some(Instant::ZERO + AUTH_TIMEOUT));
+    bench.wait(Duration::from_secs(9));
+    assert!(bench.is_open(1));
+    bench.wait(Duration::from_secs(1));
+    assert!(!bench.is_open(1));
+    assert_eq!(bench.register.stats().refused_auth_timeout, 1);
+    assert_eq!(bench.register.poll_timeout(), None);
+}
+
+#[test]
+fn any_line_disarms_the_timeout_but_half_a_line_does_not() {
+    let mut bench = Bench::new(config());
+    for (conn, text) in [(1, PING), (2, "{\"event\":\"ping\"}"), (3, WORKER)] {
+        bench.open(conn);
+        bench.say(conn, text);
+    }
+    bench.wait(AUTH_TIMEOUT);
+    assert!(bench.is_open(1) && !bench.is_open(2) && bench.is_open(3));
+}
+
+#[test]
+fn a_timeout_belongs_to_the_connection_and_not_to_its_index() {
+    let mut bench = Bench::new(config());
+    bench.open(1);
+    bench.wait(Duration::from_secs(5));
+    bench.lose(1);
+    bench.open(1);
+    bench.wait(Duration::from_secs(5));
+    assert!(bench.is_open(1));
+    bench.wait(Duration::from_secs(5));
+    assert!(!bench.is_open(1));
+}
+
+#[test]
+fn a_ping_is_not_answered() {
+    let mut bench = Bench::new(config());
+    bench.open(1);
+    bench.say(1, PING);
+    assert_eq!(bench.heard(1), [""; 0]);
+    assert_eq!(bench.register.stats().pings, 1);
+}
+
+#[test]
+fn a_bad_request_gets_a_text_that_does_not_repeat_it() {
+    let mut bench = Bench::new(config());
+    bench.open(1);
+    bench.say(1, "{\"secret_key\":\"s3cret\"}\n");
+    let heard = bench.heard(1);
+    assert!(
+        heard.len() == 1 && heard[0].starts_with("bad request") && !heard[0].contains("s3cret")
+    );
+    assert!(!bench.is_open(1));
+    assert_eq!(bench.register.stats().refused_bad_request, 1);
+}
+
+#[test]
+fn what_a_register_refuses_is_closed_without_a_word_and_counted() {
+    for (line, counted) in [
+        (
+            "{\"event\":\"hello\"}\n",
+            RegisterStats { refused_unknown_event: 1, ..RegisterStats::default() },
+        ),
+        (
+            "{\"event\":\"worker_connect\",\"secret_key\":\"x\"}\n",
+            RegisterStats { refused_key: 1, ..RegisterStats::default() },
+        ),
+        (
+            "{\"event\":\"worker_connect\"}\n",
+            RegisterStats { refused_key: 1, ..RegisterStats::default() },
+        ),
+        (
+            "{\"event\":\"gateway_connect\",\"address\":\"a:1\"}\n",
+            RegisterStats { refused_key: 1, ..RegisterStats::default() },
+        ),
+        (
+            "{\"event\":\"gateway_connect\"}\n",
+            RegisterStats { refused_address: 1, ..RegisterStats::default() },
+        ),
+        (
+            &gateway(&"a".repeat(ADDRESS_BYTES_MAX + 1)),
+            RegisterStats { refused_address: 1, ..RegisterStats::default() },
+        ),
+        (&"x".repeat(64 << 10), RegisterStats::default()),
+        (
+            &"x".repeat((64 << 10) + 1),
+            RegisterStats { refused_line_too_long: 1, ..RegisterStats::default() },
+        ),
+    ] {
+        let mut bench =
+            Bench::new(RegisterConfig { secret_key: SecretKey::new("s3cret"), ..config() });
+        bench.open(1);
+        bench.say(1, line);
+        assert_eq!(bench.heard(1), [""; 0], "{line}");
+        assert_eq!(bench.is_open(1), counted == RegisterStats::default(), "{line}");
+        assert_eq!(bench.register.stats(), RegisterStats { accepted: 1, ..counted }, "{line}");
+        assert_eq!(bench.register.topology().gateways, []);
+    }
+}
+
+#[test]
+fn lines_behind_a_refused_one_are_not_read() {
+    let mut bench = Bench::new(config());
+    bench.open(1);
+    bench.say(1, &[WORKER, "{}\n", &gateway("a:1")].concat());
+    assert_eq!(bench.register.topology(), Topology::default());
+}
+
+#[test]
+fn a_gateway_that_is_refused_later_loses_its_address() {
+    let mut bench = Bench::new(config());
+    bench.open(1);
+    bench.say(1, WORKER);
+    bench.open(2);
+    bench.say(2, &gateway("a:1"));
+    bench.say(2, "nonsense\n");
+    assert_eq!(bench.heard(1), [list(&[]), list(&["a:1"]), list(&[])]);
+}
+
+#[test]
+fn lines_may_come_in_pieces_and_together() {
+    let text = [WORKER, PING, &gateway("a:1"), PING].concat();
+    for cut in 0..text.len() {
+        let mut bench = Bench::new(config());
+        bench.open(1);
+        bench.say(1, &text[..cut]);
+        bench.say(1, &text[cut..]);
+        assert_eq!(bench.heard(1), [list(&[]), list(&["a:1"])], "cut at {cut}");
+        assert_eq!(bench.register.stats().pings, 2);
+    }
+}
+
+#[test]
+fn connections_beyond_the_limit_are_closed() {
+    let limits = RegisterLimits { connection_count_max: 2, ..RegisterLimits::default() };
+    let mut bench = Bench::new(RegisterConfig { limits, ..config() });
+    for conn in 1..=3 {
+        bench.open(conn);
+    }
+    assert!(bench.is_open(2) && !bench.is_open(3));
+    assert_eq!(bench.register.stats().refused_connection_limit, 1);
+    bench.lose(1);
+    bench.open(3);
+    assert!(bench.is_open(3));
+}
+
+#[test]
+fn a_worker_that_does_not_read_is_closed() {
+    let limits = RegisterLimits { queued_bytes_max: 100, ..RegisterLimits::default() };
+    let mut bench = Bench::new(RegisterConfig { limits, ..config() });
+    bench.open(1);
+    bench.say(1, WORKER);
+    bench.open(2);
+    for count in 0..4 {
+        bench.say(2, &gateway(&alloc::format!("a:{count}")));
+    }
+    assert!(!bench.is_open(1));
+    assert_eq!(bench.register.stats().closed_slow, 1);
+    assert_eq!(bench.register.topology().workers, []);
+}
+
+#[test]
+fn the_topology_tells_who_is_connected() {
+    let mut bench = Bench::new(config());
+    for (conn, text) in [(1, WORKER.into()), (2, gateway("a:1")), (3, PING.into())] {
+        bench.open(conn);
+        bench.say(conn, &text);
+    }
+    let expected = Topology {
+        gateways: vec![("a:1".into(), remote(2))],
+        workers: vec![remote(1)],
+        others: vec![remote(3)],
+    };
+    assert_eq!(bench.register.topology(), expected);
+}
+
+/// A register and a shell without sockets, in which nobody reads what was queued until `heard`.
+struct Bench {
+    register: Register,
+    now: Instant,
+    shell: Shell,
+    /// Bytes the register has not consumed.
+    unread: Vec<Vec<u8>>,
+}
+
+#[derive(Default)]
+struct Shell {
+    queued: Vec<Vec<u8>>,
+    open: BTreeSet<ConnId>,
+}
+
+impl Bench {
+    fn new(config: RegisterConfig) -> Self {
+        let shell = Shell { queued: vec![Vec::new(); 10], open: BTreeSet::new() };
+        Self {
+            register: Register::new(config),
+            now: Instant::ZERO,
+            shell,
+            unread: vec![Vec::new(); 10],
+        }
+    }
+
+    fn open(&mut self, conn: u32) {
+        if self.shell.open.insert(ConnId(conn)) {
+            let opened = Opened {
+                conn: ConnId(conn),
+                door: Door(0),
+                peer: remote(conn),
+                local: remote(1236),
+            };
+            self.register.handle_open(self.now, &opened, &mut self.shell);
+        }
+    }
+
+    fn say(&mut self, conn: u32, text: &str) {
+        let unread = &mut self.unread[conn as usize];
+        unread.extend_from_slice(text.as_bytes());
+        let consumed = self.register.handle_bytes(self.now, ConnId(conn), unread, &mut self.shell);
+        unread.drain(..consumed);
+    }
+
+    fn lose(&mut self, conn: u32) {
+        self.shell.open.remove(&ConnId(conn));
+        self.register.handle_closed(self.now, ConnId(conn), CloseCause::Peer, &[], &mut self.shell);
+    }
+
+    fn wait(&mut self, duration: Duration) {
+        self.now = self.now + duration;
+        if self.register.poll_timeout().is_some_and(|deadline| deadline <= self.now) {
+            self.register.handle_timeout(self.now, &mut self.shell);
+        }
+    }
+
+    fn heard(&mut self, conn: u32) -> Vec<String> {
+        let queued = core::mem::take(&mut self.shell.queued[conn as usize]);
+        let text = String::from_utf8(queued).unwrap();
+        text.split_inclusive('\n').map(String::from).collect()
+    }
+
+    fn is_open(&self, conn: u32) -> bool {
+        self.shell.open.contains(&ConnId(conn))
+    }
+
+    fn topology(&self) -> Vec<(Box<str>, SocketAddr)> {
+        self.register.topology().gateways
+    }
+}
+
+impl Sink for Shell {
+    fn buffer(&mut self, conn: ConnId) -> &mut Vec<u8> {
+        &mut self.queued[conn.0 as usize]
+    }
+
+    fn write(&mut self, conn: ConnId, bytes: &[u8]) {
+        self.queued[conn.0 as usize].extend_from_slice(bytes);
+    }
+
+    fn queued(&self, conn: ConnId) -> usize {
+        self.queued[conn.0 as usize].len()
+    }
+
+    fn flush(&mut self, conn: ConnId) -> usize {
+        self.queued(conn)
+    }
+
+    fn close(&mut self, conn: ConnId, _how: How) -> Closed {
+        assert!(self.open.remove(&conn), "closed twice");
+        Closed::Now
+    }
+
+    fn pause(&mut self, _conn: ConnId) {}
+
+    fn resume(&mut self, _conn: ConnId) {}
+
+    fn notify_below(&mut self, _conn: ConnId, _bytes: usize) {}
+
+    fn keep_frames(&mut self, _conn: ConnId) {}
+
+    fn mesh(&mut self, _to: ShardId) -> &mut Vec<u8> {
+        panic!("a register has one shard")
+    }
+}
+
+fn config() -> RegisterConfig {
+    RegisterConfig::default()
+}
+
+fn remote(conn: u32) -> SocketAddr {
+    ([10, 0, 0, 9], u16::try_from(conn).unwrap()).into()
+}
+
+fn gateway(address: &str) -> String {
+    alloc::format!(
+        "{{\"event\":\"gateway_connect\", \"address\":\"{address}\", \"secret_key\":\"\"}}\n"
+    )
+}
+
+fn list(addresses: &[&str]) -> String {
+    let mut line = Vec::new();
+    encode_broadcast_addresses(addresses.iter().copied(), &mut line);
+    String::from_utf8(line).unwrap()
+}
+
+const WORKER: &str = "{\"event\":\"worker_connect\",\"secret_key\":\"\"}\n";
+const PING: &str = "{\"event\":\"ping\"}\n";
