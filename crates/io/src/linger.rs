@@ -87,3 +87,52 @@ impl Lingering {
         self.count -= usize::from(front.stream.is_some());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        (ours, peer)
+    }
+
+    #[test]
+    fn descriptors_close_at_their_deadline_oldest_first() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut lingering = Lingering::default();
+        let start = Instant::ZERO;
+        let (first, mut first_peer) = pair(&listener);
+        let (second, _second_peer) = pair(&listener);
+        lingering.push(first, start);
+        lingering.push(second, start + LINGER);
+        lingering.handle_timeout(start + LINGER / 2);
+        assert_eq!(lingering.count(), 2);
+        lingering.handle_timeout(start + LINGER);
+        assert_eq!(lingering.count(), 1);
+        assert_eq!(first_peer.read(&mut [0]).unwrap(), 0);
+        assert_eq!(lingering.poll_timeout(), Some(start + LINGER + LINGER));
+    }
+
+    #[test]
+    fn descriptor_whose_peer_ended_closes_and_its_serial_is_not_used_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut lingering = Lingering::default();
+        let (first, _first_peer) = pair(&listener);
+        let (second, second_peer) = pair(&listener);
+        lingering.push(first, Instant::ZERO);
+        let serial = lingering.next_serial();
+        lingering.push(second, Instant::ZERO);
+        drop(second_peer);
+        lingering.handle_ready(serial, &mut [0; 16]);
+        assert_eq!(lingering.count(), 1);
+        lingering.handle_ready(serial, &mut [0; 16]);
+        assert_eq!(lingering.count(), 1);
+        assert_ne!(lingering.next_serial(), serial);
+        lingering.handle_timeout(Instant::ZERO + LINGER);
+        assert_eq!((lingering.count(), lingering.poll_timeout()), (0, None));
+    }
+}

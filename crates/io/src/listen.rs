@@ -27,7 +27,7 @@ pub enum Sharing {
     HandOff,
 }
 
-/// An open listener. Its place in the list given to [`run`](crate::run) is its [`Door`](tengate_base::Door).
+/// An open listener. Its place in the list given to [`run`](crate::run()) is its [`Door`](tengate_base::Door).
 #[derive(Debug)]
 pub struct Listener {
     pub(crate) sockets: Vec<TcpListener>,

@@ -238,3 +238,81 @@ impl Peer {
         (for_first, for_second)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two() -> [Mesh; 2] {
+        let wakers: Vec<_> = (0..2).map(|_| Arc::new(Waker::new().unwrap())).collect();
+        Mesh::connect(&wakers).try_into().unwrap()
+    }
+
+    #[test]
+    fn emptied_buffer_returns_to_its_sender_and_is_used_again() {
+        let [mut sender, mut receiver] = two();
+        sender.staged_mut(ShardId(1)).extend_from_slice(&[7; 1000]);
+        sender.push();
+        let batch = receiver.receive(0).unwrap();
+        let place = batch.as_ptr();
+        assert_eq!(batch, [7; 1000]);
+        receiver.give_back(0, batch);
+        for _ in 0..2 {
+            sender.staged_mut(ShardId(1)).push(1);
+            sender.push();
+        }
+        sender.staged_mut(ShardId(1)).push(2);
+        let places: Vec<_> =
+            core::iter::from_fn(|| receiver.receive(0)).map(|batch| batch.as_ptr()).collect();
+        assert_eq!(places[1], place);
+    }
+
+    #[test]
+    fn full_ring_keeps_the_bytes_staged_until_there_is_room() {
+        let [mut sender, mut receiver] = two();
+        for _ in 0..MESH_BATCHES_MAX {
+            sender.staged_mut(ShardId(1)).push(1);
+            sender.push();
+        }
+        for _ in 0..3 {
+            sender.staged_mut(ShardId(1)).push(2);
+            sender.push();
+        }
+        assert_eq!((sender.staged_bytes(), sender.stats.full_count), (3, 3));
+        assert!(!sender.has_work() && receiver.has_work());
+        let batch = receiver.receive(0).unwrap();
+        receiver.give_back(0, batch);
+        assert!(sender.has_work());
+        sender.push();
+        assert_eq!(sender.staged_bytes(), 0);
+        assert_eq!(core::iter::from_fn(|| receiver.receive(0)).last(), Some(vec![2, 2, 2]));
+    }
+
+    #[test]
+    fn end_of_the_receiver_is_work_for_a_waiting_sender() {
+        let [mut sender, receiver] = two();
+        for _ in 0..=MESH_BATCHES_MAX {
+            sender.staged_mut(ShardId(1)).push(1);
+            sender.push();
+        }
+        assert!(!sender.has_work());
+        drop(receiver);
+        assert!(sender.has_work());
+        sender.push();
+        assert_eq!((sender.staged_bytes(), sender.stats.bytes_dropped), (0, 1));
+    }
+
+    #[test]
+    fn only_a_sleeping_shard_is_woken() {
+        use std::io::Read;
+        let waker = Waker::new().unwrap();
+        let mut count = [0; 8];
+        waker.wake();
+        assert!(waker.counter().read(&mut count).is_err());
+        waker.prepare_sleep();
+        waker.wake();
+        waker.wake();
+        waker.counter().read_exact(&mut count).unwrap();
+        assert_eq!(u64::from_ne_bytes(count), 1);
+    }
+}

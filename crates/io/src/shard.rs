@@ -1,22 +1,22 @@
 //! One shard's reactor: feeds its application what the kernel reports, turn by turn.
 
+mod accept;
+mod read;
+
 use core::time::Duration;
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read};
+use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use tengate_base::{App, CloseCause, ConnId, Door, Instant, Opened, ShardId};
+use tengate_base::{App, CloseCause, ConnId, Door, Instant, ShardId, Sink};
 
 use crate::clock::Clock;
 use crate::conn::Flags;
-use crate::limits::{
-    ACCEPT_RETRY, ACCEPTS_PER_TURN, EVENTS_PER_TURN, READ_BYTES, READS_PER_TURN, SETTLE_ROUNDS,
-    STASH_BYTES_MAX, STASH_ROOM_BYTES,
-};
+use crate::limits::{EVENTS_PER_TURN, MESH_BATCHES_MAX, READ_BYTES, SETTLE_ROUNDS};
 use crate::listen::Sharing;
-use crate::mailbox::{Accepted, Mail, Mailbox};
-use crate::net::{Accepting, Net, Token, canonical};
+use crate::mailbox::{Mail, Mailbox};
+use crate::net::{Accepting, Net, Token};
 use crate::sys;
 
 /// An application of the kernel shell: an [`App`] that other threads can talk to.
@@ -143,8 +143,6 @@ impl<A: Host> Shard<A> {
         &self.mailboxes[usize::from(self.net.shard().0)]
     }
 
-    // Waiting
-
     /// Takes events: at once when there is other work, else after spinning and sleeping as long as nothing happens.
     fn wait(&mut self, events: &mut [sys::Event], idle_since: Instant) -> io::Result<usize> {
         let deadline = self.poll_timeout();
@@ -228,8 +226,6 @@ impl<A: Host> Shard<A> {
         }
     }
 
-    // Events
-
     fn handle_event(&mut self, token: Token, events: u32) {
         match token {
             Token::Conn(index) => self.handle_socket_event(index, events),
@@ -266,239 +262,10 @@ impl<A: Host> Shard<A> {
         }
     }
 
-    // Accepting
-
-    fn accept(&mut self, position: usize) {
-        for _ in 0..ACCEPTS_PER_TURN {
-            let Some(listener) = self.listeners.get_mut(position) else { return };
-            if self.net.accepting != Accepting::Yes {
-                return;
-            }
-            match sys::accept(&listener.socket) {
-                Ok((stream, peer)) => {
-                    let accepted = Accepted { stream, door: listener.door, peer };
-                    match listener.sharing {
-                        Sharing::PerShard => self.adopt(accepted),
-                        Sharing::HandOff => {
-                            let shard = listener.next_shard;
-                            listener.next_shard = (shard + 1) % self.mailboxes.len();
-                            self.hand_off(shard, accepted);
-                        }
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                // The next in the backlog may be fine.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::Interrupted | ErrorKind::ConnectionAborted
-                    ) => {}
-                // Out of descriptors or memory: the backlog keeps the rest until some are free. Asking again at once would spin.
-                Err(_) => {
-                    self.net.counters.accept_deferred += 1;
-                    self.net.accepting = Accepting::After(self.net.now + ACCEPT_RETRY);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Gives a socket to a shard; a shard that takes none leaves it here.
-    fn hand_off(&mut self, shard: usize, accepted: Accepted) {
-        if shard == usize::from(self.net.shard().0) {
-            return self.adopt(accepted);
-        }
-        match self.mailboxes[shard].post(Mail::Adopt(accepted)) {
-            Ok(()) => self.net.counters.handed_off += 1,
-            Err(Mail::Adopt(accepted)) => self.adopt(accepted),
-            Err(Mail::Command(_) | Mail::Stop { .. }) => {}
-        }
-    }
-
-    fn adopt(&mut self, accepted: Accepted) {
-        if self.stop_at.is_some() {
-            self.net.counters.refused_full += 1;
-            return;
-        }
-        let Accepted { door, peer, .. } = accepted;
-        let Some(conn) = self.net.adopt(accepted) else { return };
-        let stream = self.net.conns[conn.0 as usize].stream.as_ref();
-        let local = match stream.map(std::net::TcpStream::local_addr) {
-            Some(Ok(local)) => canonical(local),
-            // Without it the app could not tell the connection's place; this happens only when the kernel lacks memory.
-            Some(Err(_)) | None => {
-                self.net.remove(conn.0);
-                return;
-            }
-        };
-        self.app.handle_open(self.net.now, &Opened { conn, door, peer, local }, &mut self.net);
-    }
-
-    /// Has epoll report the listeners exactly while connections are taken.
-    fn arm_listeners(&mut self) {
-        let wanted = self.net.accepting == Accepting::Yes;
-        for (position, listener) in (0..).zip(&mut self.listeners) {
-            if listener.is_armed != wanted {
-                let flags = if wanted { sys::READABLE } else { 0 };
-                // Registered before with the same descriptor, so that a change cannot fail; if it does, it is tried next turn.
-                if self
-                    .net
-                    .epoll
-                    .modify(&listener.socket, flags, Token::Listener(position).encode())
-                    .is_ok()
-                {
-                    listener.is_armed = wanted;
-                }
-            }
-        }
-    }
-
-    // Reading
-
-    /// Reads every connection that has something, once around.
-    fn handle_ready(&mut self) {
-        let mut ready =
-            core::mem::replace(&mut self.net.ready, core::mem::take(&mut self.spare_list));
-        for index in ready.drain(..) {
-            if self.net.mesh.is_congested() {
-                // Stays marked as ready.
-                self.net.ready.push(index);
-            } else if self.net.conns[index as usize].flags.take(Flags::READY) {
-                self.read_turn(index);
-            }
-        }
-        self.spare_list = ready;
-    }
-
-    /// Shows kept input again when asked to, then reads within the budget of a turn.
-    fn read_turn(&mut self, index: u32) {
-        let conn = &mut self.net.conns[index as usize];
-        if !conn.is_reading() {
-            return;
-        }
-        if conn.flags.take(Flags::RESHOW) {
-            self.show_stash(index);
-        }
-        for _ in 0..READS_PER_TURN {
-            let conn = &self.net.conns[index as usize];
-            if !conn.is_reading() || !conn.flags.any(Flags::READABLE) {
-                return;
-            }
-            if self.net.mesh.is_congested() {
-                break;
-            }
-            let read = if conn.stash.is_some() {
-                self.read_to_stash(index)
-            } else {
-                self.read_and_show(index)
-            };
-            if let Err(cause) = read {
-                self.finish(index, cause);
-                return;
-            }
-        }
-        let conn = &self.net.conns[index as usize];
-        if conn.is_reading() && conn.flags.any(Flags::READABLE) {
-            self.net.make_ready(index);
-        }
-    }
-
-    /// Reads into the shared buffer, shows it, keeps what is not consumed.
-    fn read_and_show(&mut self, index: u32) -> Result<(), CloseCause> {
-        let Some(stream) = &mut self.net.conns[index as usize].stream else { return Ok(()) };
-        let result = stream.read(&mut self.read_buffer);
-        let count = self.note_read(index, result, READ_BYTES)?;
-        if count == 0 {
-            return Ok(());
-        }
-        let bytes = &mut self.read_buffer[..count];
-        let consumed =
-            self.app.handle_bytes(self.net.now, ConnId(index), bytes, &mut self.net).min(count);
-        let conn = &mut self.net.conns[index as usize];
-        if consumed < count && conn.stream.is_some() && !conn.flags.any(Flags::CLOSING) {
-            let id = self.net.buffers.take();
-            conn.stash = Some(id);
-            self.net.buffers[id].bytes.extend_from_slice(&self.read_buffer[consumed..count]);
-        }
-        Ok(())
-    }
-
-    /// Appends to what is kept, and shows all of it.
-    fn read_to_stash(&mut self, index: u32) -> Result<(), CloseCause> {
-        let conn = &mut self.net.conns[index as usize];
-        let (Some(stream), Some(id)) = (&conn.stream, conn.stash) else { return Ok(()) };
-        let bytes = &mut self.net.buffers[id].bytes;
-        if bytes.len() >= STASH_BYTES_MAX {
-            self.net.counters.closed_stash_full += 1;
-            return Err(CloseCause::Shell);
-        }
-        // In step with what is there: the start of a message costs little, a long one takes few reads.
-        let room = STASH_ROOM_BYTES.max(bytes.len() / 2);
-        if bytes.capacity() - bytes.len() < room {
-            bytes.reserve(room);
-        }
-        let room = bytes.capacity() - bytes.len();
-        let result = sys::read_append(stream, bytes);
-        if self.note_read(index, result, room)? > 0 {
-            self.show_stash(index);
-        }
-        Ok(())
-    }
-
-    /// Shows what is kept.
-    fn show_stash(&mut self, index: u32) {
-        // Out of the table during the call, in which the app may close the connection.
-        let Some(id) = self.net.conns[index as usize].stash.take() else { return };
-        let mut queue = core::mem::take(&mut self.net.buffers[id]);
-        let bytes = queue.pending_mut();
-        let len = bytes.len();
-        let consumed =
-            self.app.handle_bytes(self.net.now, ConnId(index), bytes, &mut self.net).min(len);
-        queue.advance(consumed, crate::buffers::Keep::Rest);
-        self.net.buffers[id] = queue;
-        let conn = &mut self.net.conns[index as usize];
-        if consumed < len && conn.stream.is_some() && !conn.flags.any(Flags::CLOSING) {
-            conn.stash = Some(id);
-        } else {
-            self.net.buffers.give(id);
-        }
-    }
-
-    /// Draws the conclusions of a read that had `room`: how much came, whether more may come, whether it is over.
-    fn note_read(
-        &mut self,
-        index: u32,
-        result: io::Result<usize>,
-        room: usize,
-    ) -> Result<usize, CloseCause> {
-        let conn = &mut self.net.conns[index as usize];
-        self.net.counters.reads += 1;
-        match result {
-            Ok(0) => Err(CloseCause::Peer),
-            Ok(count) => {
-                conn.bytes_read += count as u64;
-                self.net.counters.bytes_read += count as u64;
-                // A short read empties a stream socket (epoll(7)), unless its end is still to be seen.
-                if count < room && !conn.flags.any(Flags::HANGUP) {
-                    conn.flags.clear(Flags::READABLE);
-                }
-                Ok(count)
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(0),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                conn.flags.clear(Flags::READABLE);
-                Ok(0)
-            }
-            Err(_) => Err(CloseCause::Reset),
-        }
-    }
-
-    // Other shards and threads
-
     fn handle_mesh(&mut self) {
         for from in 0..self.net.mesh.shard_count() {
             // A whole ring at most, then the others.
-            for _ in 0..crate::limits::MESH_BATCHES_MAX {
+            for _ in 0..MESH_BATCHES_MAX {
                 let Some(mut batch) = self.net.mesh.receive(from) else { break };
                 let from_shard = ShardId(u16::try_from(from).unwrap_or(u16::MAX));
                 self.app.handle_mesh(self.net.now, from_shard, &mut batch, &mut self.net);
@@ -545,8 +312,6 @@ impl<A: Host> Shard<A> {
         u32::try_from(self.net.conns.len()).expect("indexes are u32")
     }
 
-    // The end of a turn
-
     /// Writes what the app queued and tells it what came of that, which may make it queue more.
     fn settle(&mut self) {
         for _ in 0..SETTLE_ROUNDS {
@@ -589,19 +354,20 @@ impl<A: Host> Shard<A> {
         if self.net.conns[index as usize].stream.is_none() {
             return;
         }
-        let remaining = match cause {
-            // The peer may still read what is queued for it.
-            CloseCause::Peer => self.net.write_out(index),
+        let is_gentle = match cause {
+            CloseCause::Flushed => true,
+            CloseCause::Shell => self.net.queued(conn) == 0,
+            CloseCause::Peer => {
+                // The peer may still read what is queued for it.
+                self.net.write_out(index);
+                false
+            }
             CloseCause::Reset => {
                 self.net.counters.closed_reset += 1;
-                1
-            }
-            CloseCause::Flushed => 0,
-            CloseCause::Shell => {
-                self.net.conns[index as usize].out.map_or(0, |id| self.net.buffers[id].len())
+                false
             }
         };
-        if remaining == 0 && cause != CloseCause::Peer {
+        if is_gentle {
             self.net.remove_gently(index);
             self.app.handle_closed(self.net.now, conn, cause, &[], &mut self.net);
             return;
