@@ -1,2 +1,49 @@
-//! Developer tasks.
-fn main() {}
+//! Developer tasks: `cargo xtask ci` is what CI runs, `tidy` the house rules, `golden` the recorded test data.
+
+mod ci;
+mod golden;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+const HELP: &str = "\
+cargo xtask <task>
+
+  ci [--install]        everything CI runs; --install first installs the Debian packages the tests need
+  tidy                  house rules that no lint knows: module docs, file lengths, citations
+  golden [--from DIR]   rewrites crates/proto/testdata/golden from recordings of the real PHP programs
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done: Result<()> = match arguments.split_first() {
+        Some((&"ci", rest)) => ci::run(rest),
+        Some((&"tidy", [])) => tidy::run(),
+        Some((&"golden", rest)) => golden::run(rest),
+        _ => {
+            say(HELP);
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("xtask: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says something to the developer.
+#[expect(clippy::print_stderr, reason = "this is a command-line tool")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+/// The repository's root.
+fn root() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}

@@ -189,7 +189,9 @@ impl Gateway {
         match decoder.decode(bytes, &limits) {
             Ok(None) => Step::Wait,
             Ok(Some((len, Item::Message { payload, .. }))) => {
-                self.message_step(now, conn, len, payload, sink)
+                let step = self.message_step(now, conn, len, payload, sink);
+                decoder.release();
+                step
             }
             Ok(Some((len, Item::Fragment))) => Step::Took(len),
             Ok(Some((len, Item::Ping(payload)))) => {

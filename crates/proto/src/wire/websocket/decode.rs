@@ -61,7 +61,7 @@ impl Decoder {
     ///
     /// `None` changes nothing, and asking again with more bytes costs no more than reading the header. When an item is
     /// returned its bytes have been unmasked in place: they must be consumed and not be shown again. A finished
-    /// fragmented message is freed by the next call, so call until `None`, if need be with no bytes left.
+    /// fragmented message is freed by the next call, or by [`Decoder::release`].
     ///
     /// # Errors
     /// The client broke RFC 6455 or the limit; as soon as the bytes at hand prove it. The connection cannot go on.
@@ -71,6 +71,11 @@ impl Decoder {
         limits: &Limits,
     ) -> Result<Option<(usize, Item<'a>)>, Violation> {
         self.decode_from(Sender::Client, bytes, limits)
+    }
+
+    /// Frees a fragmented message that was handed out; the next `decode` would do it too.
+    pub fn release(&mut self) {
+        self.partial = self.partial.take().filter(|partial| !partial.finished);
     }
 
     /// Bytes held for a message in fragments, 0 when there is none.
@@ -84,9 +89,7 @@ impl Decoder {
         bytes: &'a mut [u8],
         limits: &Limits,
     ) -> Result<Option<(usize, Item<'a>)>, Violation> {
-        if self.partial.as_ref().is_some_and(|partial| partial.finished) {
-            self.partial = None;
-        }
+        self.release();
         let Some(head) = Head::decode(bytes, sender, self.partial.as_deref(), limits)? else {
             return Ok(None);
         };

@@ -1,0 +1,78 @@
+//! What CI runs, one step after another, each with its own line.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{root, say, tidy};
+
+/// Debian packages the tests need beside Rust and a C compiler.
+const PACKAGES: [&str; 3] = ["php-cli", "chromium", "chromium-driver"];
+
+/// Steps as `(what, program and arguments, environment)`.
+const STEPS: &[(&str, &[&str], &[(&str, &str)])] = &[
+    ("format", &["cargo", "fmt", "--all", "--check"], &[]),
+    ("lints", &["cargo", "clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[]),
+    (
+        "documentation",
+        &["cargo", "doc", "--workspace", "--no-deps", "--document-private-items", "--locked"],
+        &[("RUSTDOCFLAGS", "-D warnings")],
+    ),
+    ("tests", &["cargo", "test", "--workspace", "--locked"], &[]),
+    ("simulation", &["cargo", "run", "--release", "--locked", "--bin", "tengate-sim", "--", "--seeds", "1..2000"], &[]),
+];
+
+/// Runs everything.
+///
+/// # Errors
+/// The first step that fails.
+#[expect(clippy::disallowed_methods, reason = "tells how long a step took")]
+pub(crate) fn run(arguments: &[&str]) -> Result<()> {
+    match arguments {
+        [] => {}
+        ["--install"] => install()?,
+        _ => bail!("ci takes no argument but --install"),
+    }
+    tidy::run()?;
+    for (what, line, environment) in STEPS {
+        say(&format!("ci: {what}"));
+        let start = Instant::now();
+        step(line, environment)?;
+        say(&format!("ci: {what} took {:.0} s", start.elapsed().as_secs_f64()));
+    }
+    Ok(())
+}
+
+fn step(line: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    let (program, arguments) = line.split_first().context("an empty step")?;
+    let status = Command::new(program)
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .current_dir(root())
+        .status()
+        .with_context(|| format!("{program} cannot be started"))?;
+    if !status.success() {
+        bail!("{} failed: {status}", line.join(" "));
+    }
+    Ok(())
+}
+
+/// Installs the Debian packages that are missing.
+fn install() -> Result<()> {
+    let installed = |package: &&str| {
+        Command::new("dpkg").args(["-s", package]).output().is_ok_and(|output| output.status.success())
+    };
+    let missing: Vec<&str> = PACKAGES.into_iter().filter(|package| !installed(package)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    say(&format!("ci: installing {}", missing.join(" ")));
+    let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
+    let sudo: &[&str] = if is_root { &[] } else { &["sudo"] };
+    let apt = |rest: &[&str]| {
+        step(&[sudo, &["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"], rest].concat(), &[])
+    };
+    apt(&["update", "-q"])?;
+    apt(&[&["install", "-q", "-y", "--no-install-recommends"], missing.as_slice()].concat())
+}
