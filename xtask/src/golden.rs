@@ -1,6 +1,6 @@
 //! Test data from recordings of the real PHP programs (docs/testing.md, "Golden recordings").
 
-use std::fmt::Write as _;
+use core::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
