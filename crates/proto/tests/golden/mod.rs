@@ -5,9 +5,9 @@
 //!
 //! Use it from another test file with `mod golden;`, or from unit tests with `#[path]`.
 
+use core::time::Duration;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 /// The port of the recorded register.
 pub(crate) const REGISTER: u16 = 1236;
