@@ -2,10 +2,15 @@
 //!
 //! It keeps every promise of `tengate_base::seam` and adds what real networks do: peers that take only so many bytes,
 //! that leave, that cut a message anywhere. Nothing happens unless a caller asks for it, so a run is its calls.
+//!
+//! Tests of one core use [`Shell::open`], [`Shell::send`], [`Shell::close`] and [`Shell::advance`], which run every shard
+//! until nothing is left to do. The simulator uses [`Shell::accept`], [`Shell::give`], [`Shell::cut`], [`Shell::step`] and
+//! [`Shell::cross`], which do one thing each, so that it decides which shard runs when and how long a ring takes.
 
 use core::mem;
 use core::net::SocketAddr;
 use core::time::Duration;
+use std::collections::VecDeque;
 
 use tengate_base::{App, CloseCause, Closed, ConnId, Door, How, Instant, Opened, ShardId, Sink};
 
@@ -25,6 +30,8 @@ pub struct Place {
 pub struct Shell<A> {
     now: Instant,
     shards: Vec<(A, Memory)>,
+    /// Batches on their way, by sending shard, then by receiving shard.
+    rings: Vec<Vec<VecDeque<Vec<u8>>>>,
     serial: u64,
 }
 
@@ -74,6 +81,7 @@ impl<A: App> Shell<A> {
         Self {
             now: Instant::ZERO,
             shards: apps.into_iter().map(|app| (app, memory())).collect(),
+            rings: vec![vec![VecDeque::new(); count]; count],
             serial: 0,
         }
     }
@@ -96,6 +104,19 @@ impl<A: App> Shell<A> {
         peer: SocketAddr,
         local: SocketAddr,
     ) -> Place {
+        let place = self.accept(shard, door, peer, local);
+        self.run();
+        place
+    }
+
+    /// As [`Shell::open`], without running anything else.
+    pub fn accept(
+        &mut self,
+        shard: ShardId,
+        door: Door,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) -> Place {
         self.serial += 1;
         let serial = self.serial;
         let now = self.now;
@@ -103,17 +124,21 @@ impl<A: App> Shell<A> {
         let conn = memory.take_index();
         memory.conns[conn.0 as usize] = Conn { serial, open: true, ..Conn::default() };
         app.handle_open(now, &Opened { conn, door, peer, local }, memory);
-        self.run();
         Place { shard, conn, serial }
     }
 
     /// The peer sends bytes; nothing happens when the connection is gone.
     pub fn send(&mut self, place: Place, bytes: &[u8]) {
+        self.give(place, bytes);
+        self.run();
+    }
+
+    /// As [`Shell::send`]; the app sees the bytes in the next [`Shell::step`].
+    pub fn give(&mut self, place: Place, bytes: &[u8]) {
         if let Some(conn) = self.conn(place) {
             conn.input.extend_from_slice(bytes);
             conn.fresh = true;
         }
-        self.run();
     }
 
     /// The peer fetches what was written to it.
@@ -131,13 +156,34 @@ impl<A: App> Shell<A> {
         self.run();
     }
 
+    /// The peer takes `more` bytes beyond what it takes already; no change when it takes any number.
+    pub fn widen(&mut self, place: Place, more: usize) {
+        if let Some(conn) = self.conn(place) {
+            conn.window = conn.window.map(|window| window.saturating_add(more));
+        }
+    }
+
+    /// From the next write on the peer takes only `window` bytes.
+    pub fn limit(&mut self, place: Place, window: usize) {
+        if let Some(conn) = self.conn(place) {
+            conn.window = Some(window);
+        }
+    }
+
     /// The peer closes, in order or not.
     pub fn close(&mut self, place: Place, cause: CloseCause) {
-        if self.conn(place).is_none() {
-            return;
+        if self.cut(place, cause) {
+            self.run();
         }
-        self.lose(place.shard, place.conn, cause);
-        self.run();
+    }
+
+    /// As [`Shell::close`], without running anything else. Whether the connection was open.
+    pub fn cut(&mut self, place: Place, cause: CloseCause) -> bool {
+        let open = self.conn(place).is_some();
+        if open {
+            self.lose(place.shard, place.conn, cause);
+        }
+        open
     }
 
     /// Whether the connection is still open.
@@ -155,20 +201,24 @@ impl<A: App> Shell<A> {
         self.conn(place).map_or(0, |conn| conn.unwritten())
     }
 
+    /// Connections a shard has open.
+    pub fn open_count(&self, shard: ShardId) -> usize {
+        self.shards[usize::from(shard.0)].1.conns.iter().filter(|conn| conn.open).count()
+    }
+
     /// Moves the clock, stopping at each time-out on the way.
     pub fn advance(&mut self, by: Duration) {
         let end = self.now + by;
         while let Some(next) = self.next_timeout().filter(|next| *next <= end) {
-            self.now = self.now.max(next);
-            let now = self.now;
-            for (app, memory) in &mut self.shards {
-                if app.poll_timeout().is_some_and(|deadline| deadline <= now) {
-                    app.handle_timeout(now, memory);
-                }
-            }
+            self.set_now(self.now.max(next));
             self.run();
         }
         self.now = end;
+    }
+
+    /// Sets the clock, which must not go back. Time-outs wait for the next [`Shell::step`].
+    pub fn set_now(&mut self, now: Instant) {
+        self.now = now;
     }
 
     /// The next instant at which an app wants to be called.
@@ -200,6 +250,44 @@ impl<A: App> Shell<A> {
     }
 
     fn turn(&mut self, shard: usize) -> bool {
+        let mut busy = self.expire(shard);
+        busy |= self.show_input(shard);
+        busy |= self.flush(shard);
+        for to in self.send_batches(shard) {
+            busy |= self.cross(id(shard), to);
+        }
+        busy
+    }
+
+    /// One turn of a shard: a due time-out, what has arrived, what can be written. Returns to which shards a batch left.
+    pub fn step(&mut self, shard: ShardId) -> Vec<ShardId> {
+        let shard = usize::from(shard.0);
+        self.expire(shard);
+        self.show_input(shard);
+        self.flush(shard);
+        self.send_batches(shard)
+    }
+
+    /// Hands the oldest batch on the ring between two shards over. Whether there was one.
+    pub fn cross(&mut self, from: ShardId, to: ShardId) -> bool {
+        let ring = &mut self.rings[usize::from(from.0)][usize::from(to.0)];
+        let Some(mut batch) = ring.pop_front() else { return false };
+        let (app, memory) = &mut self.shards[usize::from(to.0)];
+        app.handle_mesh(self.now, from, &mut batch, memory);
+        true
+    }
+
+    fn expire(&mut self, shard: usize) -> bool {
+        let now = self.now;
+        let (app, memory) = &mut self.shards[shard];
+        let due = app.poll_timeout().is_some_and(|deadline| deadline <= now);
+        if due {
+            app.handle_timeout(now, memory);
+        }
+        due
+    }
+
+    fn show_input(&mut self, shard: usize) -> bool {
         let now = self.now;
         let mut busy = false;
         for index in 0..self.shards[shard].1.conns.len() {
@@ -209,35 +297,30 @@ impl<A: App> Shell<A> {
                 conn.fresh = false;
                 busy = true;
                 let mut input = mem::take(&mut conn.input);
-                let id = ConnId(u32::try_from(index).expect("few connections"));
-                let consumed = app.handle_bytes(now, id, &mut input, memory);
+                let serial = conn.serial;
+                let consumed = app.handle_bytes(now, conn_id(index), &mut input, memory);
                 input.drain(..consumed);
                 let conn = &mut memory.conns[index];
-                if conn.open {
+                if conn.open && conn.serial == serial {
                     conn.input = input;
                 }
             }
         }
-        busy |= self.deliver_mesh(shard);
-        busy |= self.flush(shard);
-        let memory = &mut self.shards[shard].1;
-        memory.free.append(&mut memory.freed);
         busy
     }
 
-    fn deliver_mesh(&mut self, from: usize) -> bool {
-        let now = self.now;
-        let mut busy = false;
-        for to in 0..self.shards.len() {
-            let mut batch = mem::take(&mut self.shards[from].1.mesh[to]);
+    /// Ends a turn: what was appended for other shards is on its way, and freed indexes may be used again.
+    fn send_batches(&mut self, shard: usize) -> Vec<ShardId> {
+        let memory = &mut self.shards[shard].1;
+        memory.free.append(&mut memory.freed);
+        let mut sent = Vec::new();
+        for (to, batch) in memory.mesh.iter_mut().enumerate() {
             if !batch.is_empty() {
-                busy = true;
-                let (app, memory) = &mut self.shards[to];
-                let from = ShardId(u16::try_from(from).expect("few shards"));
-                app.handle_mesh(now, from, &mut batch, memory);
+                self.rings[shard][to].push_back(mem::take(batch));
+                sent.push(id(to));
             }
         }
-        busy
+        sent
     }
 
     fn flush(&mut self, shard: usize) -> bool {
@@ -245,7 +328,6 @@ impl<A: App> Shell<A> {
         let mut busy = false;
         for index in 0..self.shards[shard].1.conns.len() {
             let (app, memory) = &mut self.shards[shard];
-            let id = ConnId(u32::try_from(index).expect("few connections"));
             let conn = &mut memory.conns[index];
             if !conn.open {
                 continue;
@@ -254,34 +336,38 @@ impl<A: App> Shell<A> {
             if conn.notify_below.is_some_and(|mark| left <= mark) {
                 conn.notify_below = None;
                 busy = true;
-                app.handle_drained(now, id, memory);
+                app.handle_drained(now, conn_id(index), memory);
             }
             if memory.conns[index].closing && left == 0 {
                 busy = true;
-                self.lose(
-                    ShardId(u16::try_from(shard).expect("few shards")),
-                    id,
-                    CloseCause::Flushed,
-                );
+                self.lose(id(shard), conn_id(index), CloseCause::Flushed);
             }
         }
         busy
     }
 
-    fn lose(&mut self, shard: ShardId, id: ConnId, cause: CloseCause) {
+    fn lose(&mut self, shard: ShardId, index: ConnId, cause: CloseCause) {
         let now = self.now;
         let (app, memory) = &mut self.shards[usize::from(shard.0)];
-        let conn = &mut memory.conns[id.0 as usize];
+        let conn = &mut memory.conns[index.0 as usize];
         conn.open = false;
         let unsent = mem::take(&mut conn.output);
         let from = if conn.keep_frames { whole_frames(&unsent, conn.sent) } else { conn.sent };
-        app.handle_closed(now, id, cause, &unsent[from..], memory);
-        memory.freed.push(id);
+        app.handle_closed(now, index, cause, &unsent[from..], memory);
+        memory.freed.push(index);
     }
 }
 
 /// Turns after which a run that does not end is a defect.
 const TURNS_MAX: usize = 100_000;
+
+fn id(shard: usize) -> ShardId {
+    ShardId(u16::try_from(shard).expect("few shards"))
+}
+
+fn conn_id(index: usize) -> ConnId {
+    ConnId(u32::try_from(index).expect("few connections"))
+}
 
 /// Where the first frame begins of which not every byte was sent.
 fn whole_frames(queue: &[u8], sent: usize) -> usize {
