@@ -109,6 +109,7 @@ fn pause(period: Duration) -> Result<(), Failure> {
         .enable_time()
         .build()
         .context("cannot start a timer")?;
-    runtime.block_on(tokio::time::sleep(period));
+    // The timer must be made inside the runtime that drives it.
+    runtime.block_on(async { tokio::time::sleep(period).await });
     Ok(())
 }

@@ -204,7 +204,7 @@ fn serve(role: roles::Role, common: &Common, flags: Vec<Override>) -> Result<(),
     let reader = Reader { file: common.config.clone(), flags };
     let loaded = reader.read().map_err(|error| Failure::Config(format!("error: {error:#}\n")))?;
     let shown = render(&loaded);
-    if loaded.findings.iter().any(|finding| finding.severity == Severity::Error) {
+    if loaded.has_errors() {
         return Err(Failure::Config(shown));
     }
     complain(&shown);
@@ -212,7 +212,8 @@ fn serve(role: roles::Role, common: &Common, flags: Vec<Override>) -> Result<(),
     roles::run(role, loaded.config, reader, level)
 }
 
-fn render(loaded: &Loaded) -> String {
+/// Every finding, as `check` shows it.
+pub(crate) fn render(loaded: &Loaded) -> String {
     loaded.findings.iter().map(|finding: &Finding| loaded.sources.render(finding)).collect()
 }
 

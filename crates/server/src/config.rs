@@ -22,9 +22,10 @@ use toml::Spanned;
 
 pub(crate) use check::{check, secret_of};
 pub(crate) use load::{Inputs, Loaded, Override, load};
-pub(crate) use reload::{Change, changes};
-pub(crate) use source::{Finding, Severity, Sources};
-pub(crate) use units::{Hex, Listen, OneOrMany, PeerAddress, Period, PinCores, Secret, Size};
+pub(crate) use reload::{changes, with_live_keys};
+pub(crate) use source::{Finding, Severity};
+use units::{Hex, Listen, OneOrMany, PeerAddress, Period};
+pub(crate) use units::{PinCores, Secret, Size};
 
 /// Everything tengate can be told.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -315,10 +316,6 @@ impl Inner {
 }
 
 impl Protocol {
-    /// Every protocol, in the order the documentation lists them.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Websocket, Self::Text, Self::Frame, Self::Tcp, Self::LengthField];
-
     /// The word used in the configuration.
     pub(crate) const fn name(self) -> &'static str {
         match self {

@@ -6,7 +6,11 @@ mod cli;
 mod config;
 mod log;
 mod admin;
+mod shard;
 mod roles;
+mod control;
+mod page;
+mod demo;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;

@@ -46,6 +46,8 @@ pub(crate) struct Shard {
     /// `websocket://0.0.0.0:8282`, the first of several.
     pub(crate) listening: String,
     pub(crate) shard: u16,
+    /// Whether the shard answered in time; all its numbers are zero when it did not.
+    pub(crate) answered: bool,
     /// The core it is pinned to.
     pub(crate) core: Option<usize>,
     /// Open connections of every kind.

@@ -92,9 +92,10 @@ fn process_status(processes: &[Process], before: &Samples, out: &mut String) {
             total_qps += rate;
             // Shards of one process share its memory; it is shown once, so that the column adds up.
             let memory = if index == 0 { megabytes(process.memory_bytes) } else { "-".to_owned() };
+            let state = if shard.answered { "[idle]" } else { "[busy]" };
             let _ = writeln!(
                 out,
-                "{}\t{memory:<7} {:<listening$} {:<name$} {:<11} {:<9} {:<7} {:<13} {rate:<6} [idle]",
+                "{}\t{memory:<7} {:<listening$} {:<name$} {:<11} {:<9} {:<7} {:<13} {rate:<6} {state}",
                 process.pid,
                 shard.listening,
                 shard.service,
@@ -280,6 +281,7 @@ mod tests {
         let shard = Shard {
             service: "gateway".into(),
             listening: "websocket://127.0.0.1:8282".into(),
+            answered: true,
             core: Some(1),
             connections: 4,
             clients: 3,

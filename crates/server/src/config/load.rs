@@ -12,7 +12,7 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
 
 use super::Config;
-use super::source::{Finding, Sources};
+use super::source::{Finding, Severity, Sources};
 
 /// Before the section's name in an environment variable.
 const ENV_PREFIX: &str = "TENGATE_";
@@ -57,6 +57,13 @@ pub(crate) struct Loaded {
     pub(crate) config: Config,
     pub(crate) findings: Vec<Finding>,
     pub(crate) sources: Sources,
+}
+
+impl Loaded {
+    /// Whether something cannot be used.
+    pub(crate) fn has_errors(&self) -> bool {
+        self.findings.iter().any(|finding| finding.severity == Severity::Error)
+    }
 }
 
 /// Reads the configuration. What is not understood is a finding and keeps its default.

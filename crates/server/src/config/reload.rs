@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use super::Config;
+use super::{Client, Config, Inner};
 
 /// One key that differs between the running configuration and a new one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,35 @@ pub(super) const LIVE: [&str; 18] = [
     "gateway.inner.auth_timeout",
     "gateway.inner.pending_queries_max",
 ];
+
+/// `old` with the keys of `new` that take effect without a restart. Listeners are matched by their place; when some were
+/// added or removed, those that run stay as they are.
+pub(crate) fn with_live_keys(old: &Config, new: &Config) -> Config {
+    let mut merged = old.clone();
+    merged.log.level = new.log.level;
+    merged.gateway.close_linger = new.gateway.close_linger.clone();
+    merged.gateway.inner = Inner {
+        listen: old.gateway.inner.listen.clone(),
+        lan_ip: old.gateway.inner.lan_ip.clone(),
+        routing: old.gateway.inner.routing,
+        ..new.gateway.inner.clone()
+    };
+    let (clients, new) = (merged.gateway.client.get_mut(), new.gateway.client.get_ref());
+    if clients.len() == new.len() {
+        for (client, new) in clients.iter_mut().zip(new) {
+            let old = client.get_ref().clone();
+            *client.get_mut() = Client {
+                protocol: old.protocol,
+                listen: old.listen,
+                frames: old.frames,
+                check_utf8: old.check_utf8,
+                length_field: old.length_field,
+                ..new.get_ref().clone()
+            };
+        }
+    }
+    merged
+}
 
 /// The keys that differ, in the order of the file's sections.
 pub(crate) fn changes(old: &Config, new: &Config) -> Vec<Change> {

@@ -1,0 +1,322 @@
+//! The control thread: signals, registers, the admin socket. Nothing here is on a message's path.
+
+mod register_link;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use tengate_io::Clock;
+use tengate_proto::register::{RegisterClientConfig, RegisterRole};
+use tengate_proto::secret::SecretKey;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tracing::{error, info, warn};
+
+use crate::admin::{self, Answers, Connections, Process, Question, RegisterLink, Shard, Socket};
+use crate::cli::{self, Reader};
+use crate::config::{self, Config, secret_of};
+use crate::log::Level;
+use crate::roles::{self, Exits, Role, Service};
+use crate::shard::Command;
+use crate::{Failure, complain};
+
+/// How long a shard may take to answer the control thread.
+const SHARD_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a stop looks whether its clients are gone.
+const STOP_POLL: Duration = Duration::from_millis(20);
+/// What workers get to handle the events of a stop before their links go.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+/// What worker links get to be flushed once clients are gone.
+const LINK_GRACE: Duration = Duration::from_secs(1);
+
+/// A running process, seen from its control thread.
+#[derive(Debug)]
+pub(crate) struct Control {
+    config: Config,
+    reader: Reader,
+    level: Level,
+    shared: Arc<Shared>,
+}
+
+/// What answers to questions are made from.
+#[derive(Debug)]
+struct Shared {
+    role: Role,
+    services: Vec<Service>,
+    registers: Vec<(String, Arc<AtomicBool>)>,
+    started_unix_secs: i64,
+    memory_at_start_bytes: u64,
+}
+
+impl Control {
+    /// Opens the admin socket of services that run already. It goes away with the runtime.
+    pub(crate) fn new(
+        role: Role,
+        config: Config,
+        reader: Reader,
+        level: Level,
+        services: Vec<Service>,
+    ) -> anyhow::Result<Self> {
+        let run_dir = config.admin.run_dir.clone().unwrap_or_else(admin::default_run_dir);
+        let socket = Socket::bind(&run_dir, role.name())?;
+        let peers = &config.gateway.register_address.get_ref().0;
+        let peers = if role == Role::Register { &[][..] } else { peers };
+        let shared = Arc::new(Shared {
+            role,
+            services,
+            registers: peers.iter().map(|peer| (peer.to_string(), Arc::default())).collect(),
+            started_unix_secs: jiff::Timestamp::now().as_second(),
+            memory_at_start_bytes: memory_bytes(),
+        });
+        tokio::spawn(socket.serve(Arc::clone(&shared)));
+        Ok(Self { config, reader, level, shared })
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Keeps this gateway known to its registers until the set is dropped.
+    fn announce(&self) -> anyhow::Result<JoinSet<()>> {
+        let gateway = &self.config.gateway;
+        let key = secret_of(gateway.secret_key.as_ref(), gateway.secret_key_file.as_ref())?;
+        let secret_key = SecretKey::new(key.map_or_else(String::new, |key| key.0));
+        let clock = Clock::start();
+        let mut links = JoinSet::new();
+        for (register, connected) in &self.shared.registers {
+            let config = RegisterClientConfig {
+                register: register.as_str().into(),
+                role: RegisterRole::Gateway { address: roles::announced(&self.config).into() },
+                secret_key: secret_key.clone(),
+            };
+            links.spawn(register_link::announce(config, clock, Arc::clone(connected)));
+        }
+        Ok(links)
+    }
+
+    /// SIGHUP: takes over what can be taken over, all or nothing.
+    fn reload(&mut self) {
+        let loaded = match self.reader.read() {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                error!(error = format!("{error:#}"), "nothing is reloaded");
+                return;
+            }
+        };
+        complain(&cli::render(&loaded));
+        if loaded.has_errors() {
+            error!("the configuration has mistakes; nothing is reloaded");
+            return;
+        }
+        let changes = config::changes(&self.config, &loaded.config);
+        let merged = config::with_live_keys(&self.config, &loaded.config);
+        if self.shared.role != Role::Register {
+            match roles::gateway_settings(&merged) {
+                Ok(settings) => self.tell_all(|| Command::Reload(Arc::new(settings.clone()))),
+                Err(error) => {
+                    error!(error = format!("{error:#}"), "nothing is reloaded");
+                    return;
+                }
+            }
+        }
+        self.level.set(merged.log.level);
+        self.config = merged;
+        let keys = |live| -> Vec<&str> {
+            changes
+                .iter()
+                .filter(|change| change.live == live)
+                .map(|change| change.key.as_str())
+                .collect()
+        };
+        info!(changed = keys(true).join(", "), "configuration reloaded");
+        if !keys(false).is_empty() {
+            warn!(keys = keys(false).join(", "), "these changes need a restart");
+        }
+    }
+
+    fn tell_all(&self, command: impl Fn() -> Command) {
+        for handle in self.shared.services.iter().flat_map(|service| &service.handles) {
+            // A shard that has ended is reported by its exit.
+            let _ = handle.command(command());
+        }
+    }
+}
+
+/// Runs until a signal asks for the end, or a shard fails.
+pub(crate) async fn run(mut control: Control, mut exits: Exits) -> Result<(), Failure> {
+    let mut stop = Stop::listen()?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    let registers = control.announce()?;
+    loop {
+        tokio::select! {
+            name = stop.recv() => {
+                info!(signal = name, "stopping; a second signal stops at once");
+                break;
+            }
+            _ = hangup.recv() => control.reload(),
+            Some((service, exit)) = exits.recv() => {
+                let error = exit.result.err().unwrap_or_else(|| "it ended by itself".to_owned());
+                return Err(anyhow!("shard {} of the {service} failed: {error}", exit.shard).into());
+            }
+        }
+    }
+    tokio::select! {
+        () = shut_down(&control, registers, &mut exits) => {
+            info!("stopped");
+            Ok(())
+        }
+        _ = stop.recv() => Err(anyhow!("stopped at once, before every client had its last messages").into()),
+    }
+}
+
+/// A graceful stop: no worker is sent here any more, clients get what is queued for them, then workers hear of their
+/// going, then everything is closed.
+async fn shut_down(control: &Control, registers: JoinSet<()>, exits: &mut Exits) {
+    drop(registers);
+    let had_clients = control.shared.client_count().await > 0;
+    control.tell_all(|| Command::CloseClients);
+    let deadline = Instant::now() + control.config.gateway.close_linger.get_ref().0;
+    while Instant::now() < deadline && control.shared.client_count().await > 0 {
+        tokio::time::sleep(STOP_POLL).await;
+    }
+    if had_clients {
+        // Workers are busy with the last events and may want to ask the gateway about them.
+        tokio::time::sleep(LAST_WORDS).await;
+    }
+    control.tell_all(|| Command::CloseLinks);
+    for handle in control.shared.services.iter().flat_map(|service| &service.handles) {
+        handle.stop(LINK_GRACE);
+    }
+    // The channel closes when the last shard has ended.
+    while let Some((service, exit)) = exits.recv().await {
+        if let Err(error) = exit.result {
+            error!(service, shard = exit.shard.0, error, "a shard failed while stopping");
+        }
+    }
+}
+
+impl Shared {
+    /// Asks every shard; one that does not answer in time gets `otherwise`.
+    async fn ask_all<A>(
+        &self,
+        command: impl Fn(oneshot::Sender<A>) -> Command,
+        otherwise: impl Fn() -> A,
+    ) -> Vec<(&Service, u16, A)> {
+        let asked: Vec<_> = self
+            .services
+            .iter()
+            .flat_map(|service| service.handles.iter().map(move |handle| (service, handle)))
+            .map(|(service, handle)| {
+                let (sender, answer) = oneshot::channel();
+                // A shard that has ended drops the sender, and that is its answer.
+                let _ = handle.command(command(sender));
+                (service, handle.shard().0, answer)
+            })
+            .collect();
+        let mut answers = Vec::new();
+        for (service, shard, answer) in asked {
+            let answer = timeout(SHARD_ANSWER_TIMEOUT, answer).await;
+            answers.push((
+                service,
+                shard,
+                answer.ok().and_then(Result::ok).unwrap_or_else(&otherwise),
+            ));
+        }
+        answers
+    }
+
+    async fn shards(&self) -> Vec<Shard> {
+        let answers = self.ask_all(Command::Status, Shard::default).await;
+        let complete = |(service, index, shard): (&Service, u16, Shard)| Shard {
+            service: service.name.to_owned(),
+            listening: service.listening.clone(),
+            shard: index,
+            core: service.cores.get(usize::from(index)).copied(),
+            ..shard
+        };
+        answers.into_iter().map(complete).collect()
+    }
+
+    async fn client_count(&self) -> u64 {
+        self.shards().await.iter().map(|shard| shard.clients).sum()
+    }
+
+    async fn process(&self) -> Process {
+        let link = |(address, connected): &(String, Arc<AtomicBool>)| RegisterLink {
+            address: address.clone(),
+            connected: connected.load(Ordering::Relaxed),
+        };
+        Process {
+            pid: std::process::id(),
+            role: self.role.name().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_unix_secs: self.started_unix_secs,
+            memory_bytes: memory_bytes(),
+            memory_at_start_bytes: self.memory_at_start_bytes,
+            registers: self.registers.iter().map(link).collect(),
+            shards: self.shards().await,
+        }
+    }
+
+    async fn connections(&self) -> Connections {
+        let mut all = Connections { pid: std::process::id(), connections: Vec::new(), left_out: 0 };
+        for (service, index, (listed, left_out)) in
+            self.ask_all(Command::Connections, Default::default).await
+        {
+            all.left_out += left_out;
+            all.connections.extend(listed.into_iter().map(|mut connection| {
+                connection.service = service.name.to_owned();
+                connection.shard = index;
+                connection
+            }));
+        }
+        all
+    }
+}
+
+impl Answers for Arc<Shared> {
+    async fn answer(&self, question: Question) -> String {
+        let answer = match question {
+            Question::Status => serde_json::to_string(&self.process().await),
+            Question::Connections => serde_json::to_string(&self.connections().await),
+        };
+        answer.expect(
+            "maps have text keys and numbers are finite, so that JSON can hold every answer",
+        )
+    }
+}
+
+/// The signals that end a process.
+#[derive(Debug)]
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+        Ok(Self { terminate, interrupt })
+    }
+
+    async fn recv(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Resident memory of this process, 0 when the kernel does not tell.
+fn memory_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    resident
+        .and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok())
+        .map_or(0, |kib| kib << 10)
+}

@@ -1,0 +1,3 @@
+//! What `tengate start` shows a newcomer.
+
+pub(crate) mod chat;

@@ -1,0 +1,220 @@
+//! The gateway role: the configuration in the core's words, and one shard a core.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use tengate_io::{ListenSpec, Pinning, ShardExit, Sharing, bind};
+use tengate_proto::gateway::{self as core, Heartbeat, Listener, Ping};
+use tengate_proto::secret::SecretKey;
+use tengate_proto::wire::length_field::{self, LengthField};
+use tokio::sync::mpsc;
+use tracing::info;
+
+use super::Service;
+use crate::cli::usable_cores;
+use crate::config::{self, Client, Config, Frames, Gateway, PinCores, Protocol, Size, secret_of};
+use crate::shard::GatewayShard;
+
+/// Connections the kernel holds for each listening socket until they are accepted.
+const BACKLOG: u16 = 4096;
+/// Bits of a connection_id that number a client within its shard.
+const NUMBER_BITS: u8 = 22;
+/// What is left of a shard's numbers must hold every connection.
+const SHARD_CONNECTIONS_MAX: u32 = (1 << NUMBER_BITS) - 1;
+
+/// Starts the gateway's shards.
+pub(super) fn start(
+    config: &Config,
+    exits: &mpsc::UnboundedSender<(&'static str, ShardExit)>,
+) -> anyhow::Result<Service> {
+    let (shard_count, cores) = layout(&config.gateway);
+    let settings = Arc::new(settings(config)?);
+    let mut shell = tengate_io::Config::for_shards(shard_count);
+    if cores.is_empty() {
+        shell.pinning = Pinning::Off;
+        shell.spin = Duration::ZERO;
+    } else {
+        shell.pinning = Pinning::Cores(cores.clone());
+    }
+    let limit = config.gateway.max_connections.as_ref().map_or(u32::MAX, |limit| *limit.get_ref());
+    shell.connections_max = limit.div_ceil(shard_count.into()).min(SHARD_CONNECTIONS_MAX);
+
+    let mut listeners = Vec::new();
+    let mut listening = String::new();
+    for client in config.gateway.client.get_ref() {
+        let client = client.get_ref();
+        let address = address(client)?;
+        listeners.push(bind(
+            &ListenSpec { addr: address, backlog: BACKLOG, sharing: Sharing::PerShard },
+            shard_count,
+        )?);
+        let shown = format!("{}://{address}", client.protocol);
+        info!(listen = shown, "the gateway listens for clients");
+        if listening.is_empty() {
+            listening = shown;
+        }
+    }
+    let inner = config.gateway.inner.listen.get_ref().0;
+    listeners.push(bind(
+        &ListenSpec { addr: inner, backlog: BACKLOG, sharing: Sharing::HandOff },
+        shard_count,
+    )?);
+    info!(listen = %inner, announced = announced(config), "the gateway listens for workers");
+    let running = tengate_io::run(&shell, listeners, move |shard| {
+        GatewayShard::new(Arc::clone(&settings), shard)
+    })?;
+    info!(shards = shard_count, cores = ?cores, "shards run");
+    Service::new("gateway", listening, cores, running, exits)
+}
+
+/// The inner address as workers know it.
+pub(crate) fn announced(config: &Config) -> String {
+    let inner = &config.gateway.inner;
+    format!("{}:{}", inner.announced_ip(), inner.listen.get_ref().0.port())
+}
+
+/// How many shards, and the cores they are pinned to, if any.
+fn layout(gateway: &Gateway) -> (u16, Vec<usize>) {
+    let usable = usable_cores();
+    let asked = gateway.shards.as_ref().map(|shards| *shards.get_ref());
+    let count = |cores: &[usize]| u16::try_from(cores.len()).unwrap_or(u16::MAX).max(1);
+    match gateway.pin_cores.get_ref() {
+        PinCores::List(list) => (asked.unwrap_or(count(list)), list.clone()),
+        PinCores::No => (asked.unwrap_or(count(&usable)), Vec::new()),
+        PinCores::InOrder => {
+            let shards = asked.unwrap_or(count(&usable));
+            // Two shards on one core would wait for each other; the kernel spreads them better.
+            let cores = if usize::from(shards) <= usable.len() { usable } else { Vec::new() };
+            (shards, cores.into_iter().take(shards.into()).collect())
+        }
+    }
+}
+
+/// The core's settings. Fails only on what the checker refuses.
+pub(crate) fn settings(config: &Config) -> anyhow::Result<core::Config> {
+    let (gateway, inner) = (&config.gateway, &config.gateway.inner);
+    let IpAddr::V4(lan_ip) = inner.announced_ip() else {
+        bail!("the announced inner address is not IPv4")
+    };
+    let key =
+        super::secret(secret_of(gateway.secret_key.as_ref(), gateway.secret_key_file.as_ref()))?;
+    let listeners = gateway.client.get_ref().iter().map(|client| listener(client.get_ref()));
+    Ok(core::Config {
+        shards: layout(gateway).0,
+        number_bits: NUMBER_BITS,
+        lan_ip,
+        lan_port: inner.listen.get_ref().0.port(),
+        secret_key: key.map(|key| SecretKey::new(key.0)),
+        listeners: listeners.collect::<anyhow::Result<_>>()?,
+        frame_bytes_max: bytes(*inner.frame_bytes_max.get_ref()),
+        send_to_worker_bytes_max: bytes(*inner.send_to_worker_buffer_bytes.get_ref()),
+        slow_worker: match inner.slow_worker {
+            config::SlowWorker::StopReading => core::SlowWorker::StopReading,
+            config::SlowWorker::Drop => core::SlowWorker::Drop,
+            config::SlowWorker::Close => core::SlowWorker::Close,
+        },
+        routing: match inner.routing {
+            config::Routing::LeastConnections => core::Routing::LeastConnections,
+            config::Routing::Random => core::Routing::Random,
+        },
+        no_worker_grace: inner.no_worker_grace.0,
+        no_worker_bytes_max: bytes(inner.no_worker_bytes_max),
+        auth_timeout: inner.auth_timeout.get_ref().0,
+        close_linger: gateway.close_linger.get_ref().0,
+        pending_queries_max: usize::try_from(*inner.pending_queries_max.get_ref())
+            .unwrap_or(usize::MAX),
+        seed: seed()?,
+    })
+}
+
+fn listener(client: &Client) -> anyhow::Result<Listener> {
+    let mut listener = Listener::with_defaults(protocol(client)?, address(client)?.port());
+    listener.message_bytes_max = bytes(*client.message_bytes_max.get_ref());
+    listener.send_to_client_bytes_max = bytes(*client.send_to_client_buffer_bytes.get_ref());
+    listener.slow_client = match client.slow_client {
+        config::SlowClient::Drop => core::SlowClient::Drop,
+        config::SlowClient::Close => core::SlowClient::Close,
+    };
+    if let Some(timeout) = &client.handshake_timeout {
+        listener.handshake_timeout = timeout.get_ref().0;
+    }
+    if let Some(max) = &client.handshake_bytes_max {
+        listener.handshake_bytes_max = bytes(*max.get_ref());
+    }
+    let interval = client.ping_interval.get_ref().0;
+    listener.heartbeat = (!interval.is_zero()).then(|| Heartbeat {
+        interval,
+        not_response_limit: *client.ping_not_response_limit.get_ref(),
+        ping: ping(client),
+    });
+    Ok(listener)
+}
+
+fn ping(client: &Client) -> Ping {
+    if client.ping_websocket.as_ref().is_some_and(|yes| *yes.get_ref()) {
+        return Ping::Websocket;
+    }
+    match client.ping_data.as_ref().map(|data| data.get_ref().as_str()) {
+        None | Some("") => Ping::Nothing,
+        Some(data) => Ping::Data(data.into()),
+    }
+}
+
+fn protocol(client: &Client) -> anyhow::Result<core::Protocol> {
+    Ok(match client.protocol {
+        Protocol::Websocket => core::Protocol::Websocket {
+            binary: client
+                .frames
+                .as_ref()
+                .is_some_and(|frames| *frames.get_ref() == Frames::Binary),
+            check_utf8: client.check_utf8.as_ref().is_some_and(|check| *check.get_ref()),
+        },
+        Protocol::Text => core::Protocol::Text,
+        Protocol::Frame => core::Protocol::Frame,
+        Protocol::Tcp => core::Protocol::Tcp,
+        Protocol::LengthField => core::Protocol::LengthField(length_field(client)?),
+    })
+}
+
+fn length_field(client: &Client) -> anyhow::Result<LengthField> {
+    let described =
+        client.length_field.as_ref().ok_or_else(|| anyhow!("length_field is not described"))?;
+    let field = described.get_ref();
+    let layout = length_field::Layout {
+        magic: field.magic.get_ref().0.clone(),
+        length_offset: usize::from(*field.length_offset.get_ref()),
+        length_bytes: usize::from(*field.length_bytes.get_ref()),
+        endian: match field.endian {
+            config::Endian::Big => length_field::Endian::Big,
+            config::Endian::Little => length_field::Endian::Little,
+        },
+        counts: match field.counts {
+            config::Counts::Frame => length_field::Counts::Frame,
+            config::Counts::Body => length_field::Counts::Body,
+        },
+        header_bytes: usize::from(*field.header_bytes.get_ref()),
+        frame_bytes_max: bytes(*client.message_bytes_max.get_ref()),
+    };
+    LengthField::new(layout).map_err(|error| anyhow!("length_field does not work: {error}"))
+}
+
+fn address(client: &Client) -> anyhow::Result<std::net::SocketAddr> {
+    client
+        .listen
+        .as_ref()
+        .map(|listen| listen.get_ref().0)
+        .ok_or_else(|| anyhow!("a client listener has no address"))
+}
+
+fn bytes(size: Size) -> usize {
+    usize::try_from(size.0).unwrap_or(usize::MAX)
+}
+
+/// Clients must not be able to foresee where their names fall in a hash table.
+fn seed() -> anyhow::Result<u64> {
+    let mut seed = [0; 8];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u64::from_ne_bytes(seed))
+}

@@ -1,0 +1,100 @@
+//! What `tengate start` adds to a register and a gateway: the demo worker, its page, and words about them.
+
+use std::net::SocketAddr;
+use std::thread;
+
+use anyhow::{Context, anyhow};
+use tokio::net::TcpListener;
+use tracing::error;
+
+use crate::config::{Config, Protocol, secret_of};
+use crate::{complain, demo, page};
+
+/// Starts the demo worker on a thread of its own and the page on this one, and says what runs where.
+pub(super) async fn extras(config: &Config) -> anyhow::Result<()> {
+    let address = config.demo.page_listen.get_ref().0;
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address} for the demo page; set page_listen in [demo] to another address")
+    })?;
+    let websocket = websocket(config);
+    tokio::spawn(async move {
+        if let Err(error) = page::serve(listener, websocket).await {
+            error!(%error, "the demo page has ended");
+        }
+    });
+    if config.demo.worker {
+        start_worker(config)?;
+    }
+    complain(&console(config, websocket));
+    Ok(())
+}
+
+/// The first websocket listener.
+fn websocket(config: &Config) -> Option<SocketAddr> {
+    let clients = config.gateway.client.get_ref().iter().map(toml::Spanned::get_ref);
+    let mut websockets = clients.filter(|client| client.protocol == Protocol::Websocket);
+    websockets.find_map(|client| client.listen.as_ref().map(|listen| listen.get_ref().0))
+}
+
+fn start_worker(config: &Config) -> anyhow::Result<()> {
+    let gateway = &config.gateway;
+    let register = gateway
+        .register_address
+        .get_ref()
+        .0
+        .first()
+        .ok_or_else(|| anyhow!("there is no register"))?;
+    let register = register.to_string();
+    let key = secret_of(gateway.secret_key.as_ref(), gateway.secret_key_file.as_ref())?;
+    let key = key.map_or_else(String::new, |key| key.0);
+    let run = move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return error!(%error, "the demo worker cannot start"),
+        };
+        if let Err(error) = runtime.block_on(demo::chat::run(&register, &key)) {
+            error!(%error, "the demo worker has ended");
+        }
+    };
+    thread::Builder::new()
+        .name("demo-worker".to_owned())
+        .spawn(run)
+        .context("cannot start the demo worker")?;
+    Ok(())
+}
+
+/// What a person sees first.
+fn console(config: &Config, websocket: Option<SocketAddr>) -> String {
+    let mut lines = format!("\ntengate {} runs:\n", env!("CARGO_PKG_VERSION"));
+    let mut line = |what: &str, place: String| lines += &format!("  {what:<12} {place}\n");
+    for client in config.gateway.client.get_ref() {
+        let client = client.get_ref();
+        if let Some(listen) = &client.listen {
+            line("clients", format!("{}://{}", client.protocol, listen.get_ref().0));
+        }
+    }
+    line(
+        "workers",
+        format!(
+            "{} (announced as {})",
+            config.gateway.inner.listen.get_ref().0,
+            super::announced(config)
+        ),
+    );
+    line("register", config.register.listen.get_ref().0.to_string());
+    if config.demo.worker {
+        line("demo worker", "a chat, in this process".to_owned());
+    }
+    let page = config.demo.page_listen.get_ref().0;
+    let default_port = websocket.is_none_or(|address| address.port() == 8282);
+    let query = websocket
+        .filter(|_| !default_port)
+        .map_or(String::new(), |address| format!("?gateway={address}"));
+    lines
+        + &format!(
+            "\nNext:\n  open http://{page}/{query} in two tabs and chat\n  tengate status         what is going on in here\n  \
+             tengate connections    who is connected\n  start a PHP BusinessWorker with registerAddress {}\n  \
+             Ctrl+C stops it\n\n",
+            config.register.listen.get_ref().0
+        )
+}

@@ -1,0 +1,172 @@
+//! The command line and `tengate check`, through the real binary.
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+
+use common::{Place, stderr, stdout};
+
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/tengate.toml");
+
+#[test]
+fn check_shows_every_mistake_with_its_line_and_exits_with_2() {
+    let place = Place::new();
+    place.file("t.toml", "[gateway]\nsahrds = 4\nclose_linger = \"10 years\"\n");
+    let output = place.output(&["check", "--config", "t.toml"]);
+    let expected = "\
+error: t.toml:2:1: unknown key `sahrds`
+  |
+2 | sahrds = 4
+  | ^^^^^^
+  = did you mean `shards`?
+error: t.toml:3:16: string \"10 years\" does not fit here
+  |
+3 | close_linger = \"10 years\"
+  |                ^^^^^^^^^^
+  = expected a duration such as \"10s\", \"500ms\", \"2m\" or a number of seconds
+t.toml: 2 errors, 0 warnings
+";
+    assert_eq!(stderr(&output), expected);
+    assert_eq!((stdout(&output).as_str(), output.status.code()), ("", Some(2)));
+}
+
+#[test]
+fn check_accepts_the_example_and_nothing_at_all() {
+    let place = Place::new();
+    let output = place.output(&["check", "--config", EXAMPLE]);
+    assert_eq!((stderr(&output).as_str(), output.status.code()), ("", Some(0)));
+    assert!(stdout(&output).ends_with("tengate.toml: 0 errors, 0 warnings\n"));
+    assert_eq!(place.output(&["check"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_missing_file_is_a_configuration_error() {
+    let output = Place::new().output(&["gateway", "--config", "absent.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).starts_with("error: cannot read the configuration absent.toml"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn mistakes_in_flags_and_variables_are_reported_under_their_names() {
+    let place = Place::new();
+    let output = place
+        .command(&["gateway", "--client", "websockt://127.0.0.1:1", "--shards", "0"])
+        .env("TENGATE_LOG__LEVLE", "info")
+        .output()
+        .unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    for part in [
+        "error: TENGATE_LOG__LEVLE: unknown key `levle`\n  = did you mean `level`?",
+        "error: --client: `websockt` is not a value of this key\n  = did you mean `websocket`?",
+        "error: --shards: 0 shards do not work",
+    ] {
+        assert!(text.contains(part), "{part}\nis not in\n{text}");
+    }
+}
+
+#[test]
+fn flags_win_over_the_environment_and_the_environment_over_the_file() {
+    let place = Place::new();
+    place.file("t.toml", "[gateway]\nshards = 0\n");
+    let check = |env: &[(&str, &str)]| {
+        place
+            .command(&["check", "--config", "t.toml"])
+            .envs(env.iter().copied())
+            .status()
+            .unwrap()
+            .code()
+    };
+    assert_eq!(check(&[]), Some(2));
+    assert_eq!(check(&[("TENGATE_GATEWAY__SHARDS", "1")]), Some(0));
+    let output = place
+        .command(&["gateway", "--config", "t.toml", "--shards", "2000"])
+        .env("TENGATE_GATEWAY__SHARDS", "1")
+        .output()
+        .unwrap();
+    assert!(stderr(&output).contains("--shards: 2000 shards"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_secret_key_is_never_shown() {
+    let place = Place::new();
+    place.file("t.toml", "[gateway]\nsecret_key = 314159\nregister = { secret_key = 314159 }\n");
+    let output = place
+        .command(&["check", "--config", "t.toml"])
+        .env("TENGATE_REGISTER__SECRET_KEY", "[314159]")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!stderr(&output).contains("314159"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_secret_file_everybody_can_read_is_a_warning_and_a_missing_one_an_error() {
+    let place = Place::new();
+    let key = place.file("key", "s3cret\n");
+    place.file("t.toml", "[register]\nsecret_key_file = \"key\"\n");
+    assert_eq!(stderr(&place.output(&["check", "--config", "t.toml"])), "");
+
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let output = place.output(&["check", "--config", "t.toml"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(
+        stderr(&output).contains("warning: t.toml:2:19: key can be read by everyone"),
+        "{}",
+        stderr(&output)
+    );
+
+    std::fs::remove_file(&key).unwrap();
+    let output = place.output(&["check", "--config", "t.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("error: t.toml:2:19: key cannot be read"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn help_names_commands_defaults_variables_and_the_danger_of_keys_on_a_command_line() {
+    let place = Place::new();
+    let help = |args: &[&str]| {
+        let output = place.output(args);
+        assert_eq!(output.status.code(), Some(0));
+        stdout(&output).split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let general = help(&["--help"]);
+    for part in [
+        "start",
+        "register",
+        "gateway",
+        "check",
+        "status",
+        "connections",
+        "TENGATE_GATEWAY__SHARDS=4",
+    ] {
+        assert!(general.contains(part), "{part}\n{general}");
+    }
+    let gateway = help(&["gateway", "--help"]);
+    for part in [
+        "[default: websocket://127.0.0.1:8282]",
+        "[default: 127.0.0.1:2900]",
+        "(`ps`)",
+        "TENGATE_SECRET_KEY",
+    ] {
+        assert!(gateway.contains(part), "{part}\n{gateway}");
+    }
+    assert!(help(&["register", "--help"]).contains("[default: 127.0.0.1:1236]"));
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_2() {
+    let place = Place::new();
+    for args in [&[][..], &["gatewya"], &["gateway", "--client", "8282"], &["status", "--nonsense"]]
+    {
+        assert_eq!(place.output(args).status.code(), Some(2), "{args:?}");
+    }
+}
