@@ -6,8 +6,8 @@ mod serve;
 mod snapshot;
 mod tables;
 
+use core::time::Duration;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 

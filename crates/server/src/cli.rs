@@ -188,7 +188,7 @@ fn check(common: &Common, flags: Vec<Override>) -> Result<(), Failure> {
     let what = common
         .config
         .as_ref()
-        .map_or("defaults and environment".to_owned(), |path| path.display().to_string());
+        .map_or_else(|| "defaults and environment".to_owned(), |path| path.display().to_string());
     let plural =
         |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
     let summary = format!("{what}: {}, {}\n", plural(errors, "error"), plural(warnings, "warning"));

@@ -1,6 +1,6 @@
 //! The demo page: the files of web/demo, served from memory.
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 
 use axum::Router;
 use axum::extract::State;

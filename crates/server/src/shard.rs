@@ -295,7 +295,7 @@ fn protocol_name(protocol: &gateway::Protocol) -> &'static str {
 fn net_status(net: &Net) -> Shard {
     let stats = net.stats();
     let nanos =
-        |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        |duration: core::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let drops = [
         ("refused_full", stats.refused_full),
         ("refused_unwatched", stats.refused_unwatched),
@@ -341,7 +341,7 @@ fn named<const N: usize>(counts: [(&str, u64); N]) -> impl Iterator<Item = (Stri
 
 /// The part of a connection's row that the shell knows.
 fn net_connection(snapshot: &ConnSnapshot) -> Connection {
-    let shown = |address: Option<std::net::SocketAddr>| {
+    let shown = |address: Option<core::net::SocketAddr>| {
         address.map_or(String::new(), |address| address.to_string())
     };
     Connection {

@@ -1,4 +1,5 @@
 //! The command line and `tengate check`, through the real binary.
+#![expect(clippy::tests_outside_test_module, reason = "an integration test is one module of tests")]
 
 mod common;
 

@@ -1,11 +1,13 @@
 //! Register, gateway and start, running as users run them.
+#![expect(clippy::tests_outside_test_module, reason = "an integration test is one module of tests")]
+#![expect(clippy::unwrap_used, reason = "in a test, a failure should stop it")]
 
 mod common;
 
+use core::time::Duration;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
 
 use common::{Place, Running, free_addresses, mode, stderr, stdout};
 use rustix::process::Signal;

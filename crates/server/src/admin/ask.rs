@@ -1,10 +1,10 @@
 //! Asks every tengate process of this user on this machine.
 
+use core::time::Duration;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Context;
 use serde::de::DeserializeOwned;

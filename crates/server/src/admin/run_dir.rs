@@ -22,9 +22,9 @@ pub(crate) fn prepare(dir: &Path) -> anyhow::Result<()> {
     match DirBuilder::new().mode(0o700).recursive(true).create(dir) {
         Err(error) if !dir.is_dir() => {
             let advice = "choose another with --run-dir or TENGATE_RUN_DIR";
-            return Err(error).with_context(|| {
+            Err(error).with_context(|| {
                 format!("cannot create the run directory {}; {advice}", dir.display())
-            });
+            })
         }
         _ => verify(dir),
     }

@@ -1,10 +1,10 @@
 //! The admin socket of a running process: answers questions of the same user, one JSON object a line.
 
+use core::future::Future;
+use core::time::Duration;
 use std::fs;
-use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Context;
 use serde::Serialize;

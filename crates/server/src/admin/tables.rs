@@ -1,7 +1,7 @@
 //! Workerman's tables, column by column, so that eyes and scripts that know them find their way; then what tengate adds.
 
+use core::fmt::Write as _;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use super::snapshot::{Connection, Connections, Process, Shard};
 
@@ -130,9 +130,11 @@ fn tengate_status(processes: &[Process], before: &Samples, out: &mut String) {
     for process in processes {
         let connections: u64 = process.shards.iter().map(|shard| shard.connections).sum();
         let grown = process.memory_bytes.saturating_sub(process.memory_at_start_bytes);
-        let each = grown.checked_div(connections).map_or("-".to_owned(), |bytes| bytes.to_string());
+        let each = grown
+            .checked_div(connections)
+            .map_or_else(|| "-".to_owned(), |bytes| bytes.to_string());
         for shard in &process.shards {
-            let core = shard.core.map_or("-".to_owned(), |core| core.to_string());
+            let core = shard.core.map_or_else(|| "-".to_owned(), |core| core.to_string());
             let busy = busy_percent(shard, before.get(&key(process, shard)).copied());
             let drops: Vec<String> = shard
                 .drops

@@ -1,11 +1,11 @@
 //! Findings about a configuration that is understood but cannot, or should not, run.
 
+use core::net::{IpAddr, SocketAddr};
+use core::ops::Range;
+use core::time::Duration;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use toml::Spanned;
 

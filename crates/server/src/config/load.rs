@@ -3,8 +3,13 @@
 //! serde stops at the first key it does not understand. To report all of them, that key is noted, taken out of the
 //! tree, and the tree is read again until nothing is wrong with it.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "of TOML's values only tables and arrays hold others"
+)]
+
+use core::ops::Range;
 use std::borrow::Cow;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -71,7 +76,7 @@ pub(crate) fn load(inputs: &Inputs) -> Loaded {
     let (name, text) = inputs
         .file
         .as_ref()
-        .map_or((Path::new(""), ""), |(path, text)| (path.as_path(), text.as_str()));
+        .map_or_else(|| (Path::new(""), ""), |(path, text)| (path.as_path(), text.as_str()));
     let mut sources = Sources::new(name.display().to_string(), text.to_owned());
     let (document, errors) = DeTable::parse_recoverable(text);
     let mut syntax: Vec<Finding> = errors.iter().map(syntax_finding).collect();
@@ -263,7 +268,7 @@ fn remove_at(slot: &mut Spanned<DeValue<'_>>, at: &Range<usize>) -> bool {
                 return true;
             }
             let len = items.len();
-            *items = std::mem::replace(items, DeArray::new())
+            *items = core::mem::replace(items, DeArray::new())
                 .into_iter()
                 .filter(|item| item.span() != *at)
                 .collect();

@@ -3,8 +3,8 @@
 //! All sources share one range of byte offsets, so that one kind of span points into the file, an environment variable
 //! or a flag. The file begins at 0; each override takes the range after what was added before it.
 
-use std::fmt::Write as _;
-use std::ops::Range;
+use core::fmt::Write as _;
+use core::ops::Range;
 
 /// The texts settings were read from.
 #[derive(Debug)]

@@ -2,9 +2,9 @@
 //!
 //! Each type explains itself when it is given something else, because its message is what `tengate check` prints.
 
-use std::fmt;
-use std::net::SocketAddr;
-use std::time::Duration;
+use core::fmt;
+use core::net::SocketAddr;
+use core::time::Duration;
 
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -100,7 +100,7 @@ impl PeerAddress {
         let port = port.parse().ok().filter(|&port| port != 0)?;
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let good = match bare {
-            Some(ip) => ip.parse::<std::net::Ipv6Addr>().is_ok(),
+            Some(ip) => ip.parse::<core::net::Ipv6Addr>().is_ok(),
             None => {
                 !host.is_empty()
                     && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
@@ -205,7 +205,7 @@ impl<'de> Deserialize<'de> for PinCores {
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ListVisitor<T>(std::marker::PhantomData<T>);
+        struct ListVisitor<T>(core::marker::PhantomData<T>);
         impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
             type Value = OneOrMany<T>;
 
@@ -226,7 +226,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
                 Ok(OneOrMany(many))
             }
         }
-        deserializer.deserialize_any(ListVisitor(std::marker::PhantomData))
+        deserializer.deserialize_any(ListVisitor(core::marker::PhantomData))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Keeps this gateway known to one register: moves the bytes of a `RegisterClient`.
 
-use std::future::pending;
+use core::future::pending;
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tengate_base::Instant;
 use tengate_io::Clock;

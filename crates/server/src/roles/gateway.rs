@@ -1,12 +1,12 @@
 //! The gateway role: the configuration in the core's words, and one shard a core.
 
-use std::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use tengate_io::{ListenSpec, Pinning, ShardExit, Sharing, bind};
-use tengate_proto::gateway::{self as core, Heartbeat, Listener, Ping};
+use tengate_proto::gateway::{self as wanted, Heartbeat, Listener, Ping};
 use tengate_proto::secret::SecretKey;
 use tengate_proto::wire::length_field::{self, LengthField};
 use tokio::sync::mpsc;
@@ -81,10 +81,10 @@ fn layout(gateway: &Gateway) -> (u16, Vec<usize>) {
     let asked = gateway.shards.as_ref().map(|shards| *shards.get_ref());
     let count = |cores: &[usize]| u16::try_from(cores.len()).unwrap_or(u16::MAX).max(1);
     match gateway.pin_cores.get_ref() {
-        PinCores::List(list) => (asked.unwrap_or(count(list)), list.clone()),
-        PinCores::No => (asked.unwrap_or(count(&usable)), Vec::new()),
+        PinCores::List(list) => (asked.unwrap_or_else(|| count(list)), list.clone()),
+        PinCores::No => (asked.unwrap_or_else(|| count(&usable)), Vec::new()),
         PinCores::InOrder => {
-            let shards = asked.unwrap_or(count(&usable));
+            let shards = asked.unwrap_or_else(|| count(&usable));
             // Two shards on one core would wait for each other; the kernel spreads them better.
             let cores = if usize::from(shards) <= usable.len() { usable } else { Vec::new() };
             (shards, cores.into_iter().take(shards.into()).collect())
@@ -93,7 +93,7 @@ fn layout(gateway: &Gateway) -> (u16, Vec<usize>) {
 }
 
 /// The core's settings. Fails only on what the checker refuses.
-pub(crate) fn settings(config: &Config) -> anyhow::Result<core::Config> {
+pub(crate) fn settings(config: &Config) -> anyhow::Result<wanted::Config> {
     let (gateway, inner) = (&config.gateway, &config.gateway.inner);
     let IpAddr::V4(lan_ip) = inner.announced_ip() else {
         bail!("the announced inner address is not IPv4")
@@ -101,7 +101,7 @@ pub(crate) fn settings(config: &Config) -> anyhow::Result<core::Config> {
     let key =
         super::secret(secret_of(gateway.secret_key.as_ref(), gateway.secret_key_file.as_ref()))?;
     let listeners = gateway.client.get_ref().iter().map(|client| listener(client.get_ref()));
-    Ok(core::Config {
+    Ok(wanted::Config {
         shards: layout(gateway).0,
         number_bits: NUMBER_BITS,
         lan_ip,
@@ -111,13 +111,13 @@ pub(crate) fn settings(config: &Config) -> anyhow::Result<core::Config> {
         frame_bytes_max: bytes(*inner.frame_bytes_max.get_ref()),
         send_to_worker_bytes_max: bytes(*inner.send_to_worker_buffer_bytes.get_ref()),
         slow_worker: match inner.slow_worker {
-            config::SlowWorker::StopReading => core::SlowWorker::StopReading,
-            config::SlowWorker::Drop => core::SlowWorker::Drop,
-            config::SlowWorker::Close => core::SlowWorker::Close,
+            config::SlowWorker::StopReading => wanted::SlowWorker::StopReading,
+            config::SlowWorker::Drop => wanted::SlowWorker::Drop,
+            config::SlowWorker::Close => wanted::SlowWorker::Close,
         },
         routing: match inner.routing {
-            config::Routing::LeastConnections => core::Routing::LeastConnections,
-            config::Routing::Random => core::Routing::Random,
+            config::Routing::LeastConnections => wanted::Routing::LeastConnections,
+            config::Routing::Random => wanted::Routing::Random,
         },
         no_worker_grace: inner.no_worker_grace.0,
         no_worker_bytes_max: bytes(inner.no_worker_bytes_max),
@@ -134,8 +134,8 @@ fn listener(client: &Client) -> anyhow::Result<Listener> {
     listener.message_bytes_max = bytes(*client.message_bytes_max.get_ref());
     listener.send_to_client_bytes_max = bytes(*client.send_to_client_buffer_bytes.get_ref());
     listener.slow_client = match client.slow_client {
-        config::SlowClient::Drop => core::SlowClient::Drop,
-        config::SlowClient::Close => core::SlowClient::Close,
+        config::SlowClient::Drop => wanted::SlowClient::Drop,
+        config::SlowClient::Close => wanted::SlowClient::Close,
     };
     if let Some(timeout) = &client.handshake_timeout {
         listener.handshake_timeout = timeout.get_ref().0;
@@ -162,19 +162,19 @@ fn ping(client: &Client) -> Ping {
     }
 }
 
-fn protocol(client: &Client) -> anyhow::Result<core::Protocol> {
+fn protocol(client: &Client) -> anyhow::Result<wanted::Protocol> {
     Ok(match client.protocol {
-        Protocol::Websocket => core::Protocol::Websocket {
+        Protocol::Websocket => wanted::Protocol::Websocket {
             binary: client
                 .frames
                 .as_ref()
                 .is_some_and(|frames| *frames.get_ref() == Frames::Binary),
             check_utf8: client.check_utf8.as_ref().is_some_and(|check| *check.get_ref()),
         },
-        Protocol::Text => core::Protocol::Text,
-        Protocol::Frame => core::Protocol::Frame,
-        Protocol::Tcp => core::Protocol::Tcp,
-        Protocol::LengthField => core::Protocol::LengthField(length_field(client)?),
+        Protocol::Text => wanted::Protocol::Text,
+        Protocol::Frame => wanted::Protocol::Frame,
+        Protocol::Tcp => wanted::Protocol::Tcp,
+        Protocol::LengthField => wanted::Protocol::LengthField(length_field(client)?),
     })
 }
 
@@ -200,7 +200,7 @@ fn length_field(client: &Client) -> anyhow::Result<LengthField> {
     LengthField::new(layout).map_err(|error| anyhow!("length_field does not work: {error}"))
 }
 
-fn address(client: &Client) -> anyhow::Result<std::net::SocketAddr> {
+fn address(client: &Client) -> anyhow::Result<SocketAddr> {
     client
         .listen
         .as_ref()

@@ -1,6 +1,6 @@
 //! What `tengate start` adds to a register and a gateway: the demo worker, its page, and words about them.
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 use std::thread;
 
 use anyhow::{Context, anyhow};
