@@ -5,7 +5,6 @@ use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 
 use hashbrown::HashMap;
-use serde::Serialize;
 
 use crate::secret::SecretKey;
 use crate::wire::client_id::ClientId;
@@ -106,40 +105,78 @@ pub enum SessionSource {
     Fetch,
 }
 
-/// The checksum of the last session seen or stored, for each client with events on a link
-/// (docs/protocol.md#session-versions). About 24 bytes a client.
+/// Whether the answer to a fetch can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fetched {
+    /// It is the session as it is now.
+    Current,
+    /// It is what this worker's last store replaced: the question, on its own connection, overtook the store. Ask again.
+    Outdated,
+}
+
+/// Checksums of the last session seen or stored, for each client with events on a link
+/// (docs/protocol.md#session-versions). About 32 bytes a client.
 #[derive(Debug, Default)]
 pub struct SessionVersions {
-    checksums: HashMap<ClientId, u32, foldhash::fast::FixedState>,
+    versions: HashMap<ClientId, Version, foldhash::fast::FixedState>,
+}
+
+#[derive(Debug)]
+struct Version {
+    /// Events that carry this one are current.
+    current: u32,
+    /// What this worker's last store replaced, until an event or an answer shows that the gateway has the store. One is
+    /// enough: before the next store, the worker has seen this one.
+    replaced: Option<u32>,
 }
 
 impl SessionVersions {
     /// Decides where the session of `event` comes from. A close always takes the carried one, and forgets the client.
     pub fn handle_event(&mut self, event: &Event<'_>) -> SessionSource {
         if event.kind == EventKind::Close {
-            self.checksums.remove(&event.client);
+            self.versions.remove(&event.client);
             return SessionSource::Carried;
         }
-        let carried = crc32(event.session);
-        if *self.checksums.entry(event.client).or_insert(carried) == carried {
-            SessionSource::Carried
-        } else {
-            SessionSource::Fetch
+        let carried = checksum(event.session);
+        let version = self
+            .versions
+            .entry(event.client)
+            .or_insert(Version { current: carried, replaced: None });
+        if version.current != carried {
+            return SessionSource::Fetch;
         }
+        version.replaced = None;
+        SessionSource::Carried
     }
 
     /// The gateway answered a fetch with `session`. The checksum of the answer is kept, not that of the stale event as
     /// in BusinessWorker.php: a second stale event must not pass for current.
-    pub fn handle_fetched(&mut self, client: ClientId, session: &[u8]) {
-        // A gateway answers an empty array for a session that was never set, and sends none of it with events.
-        let carried_next = if session == b"a:0:{}" { b"" } else { session };
-        self.checksums.insert(client, crc32(carried_next));
+    pub fn handle_fetched(&mut self, client: ClientId, session: &[u8]) -> Fetched {
+        let current = checksum(session);
+        let before = self.versions.get(&client).and_then(|version| version.replaced);
+        if before == Some(current) {
+            return Fetched::Outdated;
+        }
+        self.handle_settled(client, session);
+        Fetched::Current
     }
 
-    /// This worker stored `session`; events that carry another one are stale until the gateway has it.
-    pub fn handle_stored(&mut self, client: ClientId, session: &[u8]) {
-        self.checksums.insert(client, crc32(session));
+    /// `session` is taken for current, whatever was stored before: somebody may have put back what a store replaced.
+    pub fn handle_settled(&mut self, client: ClientId, session: &[u8]) {
+        self.versions.insert(client, Version { current: checksum(session), replaced: None });
     }
+
+    /// This worker stored `session` in place of `before`; events that carry another one are stale until the gateway has it.
+    pub fn handle_stored(&mut self, client: ClientId, before: &[u8], session: &[u8]) {
+        let version = Version { current: checksum(session), replaced: Some(checksum(before)) };
+        self.versions.insert(client, version);
+    }
+}
+
+/// The checksum of a session's bytes. A gateway answers an empty array for a session that was never set, and sends nothing
+/// of it with events: both are the same.
+fn checksum(session: &[u8]) -> u32 {
+    crc32(if session == b"a:0:{}" { b"" } else { session })
 }
 
 /// The payload of a [`Call`].
@@ -233,19 +270,6 @@ pub fn encode_gateway_client_connect(secret_key: &SecretKey, out: &mut Vec<u8>) 
     Call::new(Command::GatewayClientConnect).body(Body::Plain(&body)).encode(out);
 }
 
-/// Appends the line that a worker, or an outside client, opens its connection to a register with.
-pub fn encode_register_connect(secret_key: &SecretKey, out: &mut Vec<u8>) {
-    #[derive(Serialize)]
-    struct Greeting<'a> {
-        event: &'a str,
-        secret_key: &'a str,
-    }
-    let shown = secret_key.show();
-    let greeting = Greeting { event: "worker_connect", secret_key: shown.expose() };
-    out.extend(serde_json::to_vec(&greeting).expect("structs of strings have a JSON form"));
-    out.push(b'\n');
-}
-
 /// The CRC-32 of PHP's `crc32` (polynomial 0xEDB88320, reflected).
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes
@@ -273,6 +297,7 @@ const CRC_TABLE: [u32; 256] = {
 mod tests {
     use super::*;
 
+    const ONE: &[u8] = b"a:1:{i:0;i:1;}";
     const CLIENT: ClientId = ClientId { local_ip: 0x7f00_0001, local_port: 2900, connection_id: 1 };
 
     #[test]
@@ -325,25 +350,40 @@ mod tests {
         let mut versions = SessionVersions::default();
         let event = |session| event(EventKind::Message, session);
         assert_eq!(versions.handle_event(&event(b"")), SessionSource::Carried);
-        versions.handle_stored(CLIENT, b"a:1:{i:0;i:1;}");
+        versions.handle_stored(CLIENT, b"", ONE);
         assert_eq!(versions.handle_event(&event(b"")), SessionSource::Fetch);
-        versions.handle_fetched(CLIENT, b"a:1:{i:0;i:1;}");
-        assert_eq!(versions.handle_event(&event(b"")), SessionSource::Fetch, "still the stale one");
-        assert_eq!(versions.handle_event(&event(b"a:1:{i:0;i:1;}")), SessionSource::Carried);
+        assert_eq!(versions.handle_fetched(CLIENT, ONE), Fetched::Current);
+        assert_eq!(versions.handle_event(&event(b"")), SessionSource::Fetch, "still stale");
+        assert_eq!(versions.handle_event(&event(ONE)), SessionSource::Carried);
     }
 
     #[test]
-    fn an_empty_answer_matches_the_empty_session_of_events() {
+    fn an_answer_that_overtook_the_last_store_is_outdated() {
         let mut versions = SessionVersions::default();
-        versions.handle_stored(CLIENT, b"x");
-        versions.handle_fetched(CLIENT, b"a:0:{}");
+        versions.handle_stored(CLIENT, b"", ONE);
+        assert_eq!(versions.handle_event(&event(EventKind::Message, b"")), SessionSource::Fetch);
+        assert_eq!(versions.handle_fetched(CLIENT, b"a:0:{}"), Fetched::Outdated);
+        assert_eq!(versions.handle_fetched(CLIENT, b"somebody else's"), Fetched::Current);
+
+        versions.handle_stored(CLIENT, b"", ONE);
+        versions.handle_settled(CLIENT, b"");
+        assert_eq!(versions.handle_event(&event(EventKind::Message, b"")), SessionSource::Carried);
+    }
+
+    #[test]
+    fn an_answer_like_before_is_current_once_the_store_was_seen() {
+        let mut versions = SessionVersions::default();
+        versions.handle_stored(CLIENT, b"", ONE);
+        assert_eq!(versions.handle_event(&event(EventKind::Message, ONE)), SessionSource::Carried);
+        assert_eq!(versions.handle_event(&event(EventKind::Message, b"")), SessionSource::Fetch);
+        assert_eq!(versions.handle_fetched(CLIENT, b"a:0:{}"), Fetched::Current);
         assert_eq!(versions.handle_event(&event(EventKind::Message, b"")), SessionSource::Carried);
     }
 
     #[test]
     fn a_close_takes_what_it_carries_and_forgets_the_client() {
         let mut versions = SessionVersions::default();
-        versions.handle_stored(CLIENT, b"x");
+        versions.handle_stored(CLIENT, b"", ONE);
         assert_eq!(versions.handle_event(&event(EventKind::Close, b"old")), SessionSource::Carried);
         assert_eq!(
             versions.handle_event(&event(EventKind::Connect, b"new")),

@@ -8,13 +8,14 @@ use core::future::{Future, pending};
 use core::net::SocketAddrV4;
 use core::time::Duration;
 use std::collections::BTreeSet;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use tengate_proto::secret::SecretKey;
 use tengate_proto::worker::encode_worker_connect;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -76,12 +77,18 @@ impl BusinessWorker {
     }
 
     /// Runs until the future is dropped.
+    ///
+    /// # Panics
+    /// When [`Events::on_worker_start`] or [`Events::on_worker_stop`] does.
     pub async fn run(self, events: impl Events) {
         self.run_until(events, pending()).await;
     }
 
     /// Runs until `stop` is ready. Then handlers that run are awaited and what is queued for gateways is written, for
     /// 5 seconds at most.
+    ///
+    /// # Panics
+    /// As [`run`](Self::run).
     pub async fn run_until(self, events: impl Events, stop: impl Future<Output = ()>) {
         let events = Arc::new(events);
         let (stop_sender, stopped) = watch::channel(false);
@@ -89,7 +96,10 @@ impl BusinessWorker {
         for id in self.settings.id..self.settings.id + self.settings.count {
             workers.spawn(run_one(self.settings.clone(), id, events.clone(), stopped.clone()));
         }
-        stop.await;
+        tokio::select! {
+            () = stop => {}
+            Some(ended) = workers.join_next() => pass_on_panic(ended),
+        }
         stop_sender.send_replace(true);
         workers.join_all().await;
     }
@@ -360,6 +370,7 @@ async fn read_events<E: Events>(
         let frame = tokio::select! {
             biased;
             _ = stopped.wait_for(|stopped| *stopped) => break Ok(()),
+            () = lanes.broken() => continue,
             frame = frames.next() => frame,
         };
         match frame {
@@ -369,6 +380,13 @@ async fn read_events<E: Events>(
     };
     lanes.finish().await;
     end
+}
+
+/// Goes on with the panic of business code in a task of ours, as if it had been called here.
+fn pass_on_panic(ended: Result<(), JoinError>) {
+    if let Some(panic) = ended.err().and_then(|error| error.try_into_panic().ok()) {
+        resume_unwind(panic);
+    }
 }
 
 fn note(result: EventResult, what: &str) {

@@ -185,3 +185,6 @@ impl Addresses {
 
 /// How long the list of gateways is used without asking again, as in GatewayClient.
 const ADDRESSES_AGE_MAX: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

@@ -28,8 +28,8 @@ enum Encoding {
 impl<'a> Payload<'a> {
     /// Bytes that the gateway sends as they are, without its client protocol's encoding (PHP's `$raw = true`): they must
     /// be, for example, a whole websocket frame. Everything else converts into an ordinary payload by itself.
-    pub fn raw(bytes: impl Into<Cow<'a, [u8]>>) -> Self {
-        Self { bytes: bytes.into(), encoding: Encoding::Done }
+    pub fn raw(bytes: impl Into<Self>) -> Self {
+        Self { encoding: Encoding::Done, ..bytes.into() }
     }
 
     pub(crate) fn body(&self) -> Body<'_> {

@@ -5,9 +5,8 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 use std::io;
 
-use serde::Deserialize;
 use tengate_proto::secret::SecretKey;
-use tengate_proto::worker::encode_register_connect;
+use tengate_proto::wire::register::{FromRegister, FromRegisterError, ToRegister};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -59,7 +58,7 @@ async fn ask_one(
     let line =
         timeout(timeouts.reply, read_line(&mut lines)).await.map_err(late)?.map_err(broken)?;
     let line = line.ok_or(RegisterFault::Closed)?;
-    announced(&line).ok_or(RegisterFault::BadAnswer)
+    announced(&line).map_err(|_| RegisterFault::BadAnswer)
 }
 
 /// Follows a register for ever: connects, reports what it announces, connects again a second after each loss.
@@ -98,21 +97,23 @@ async fn listen(
         if register.starts_with("127.0.0.1") {
             return core::future::pending().await;
         }
+        let ping = encoded(&ToRegister::Ping);
         let mut ticks = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            writer.write_all(PING.as_bytes()).await?;
+            writer.write_all(&ping).await?;
         }
     };
     let announcements = async {
         while let Some(line) = read_line(&mut lines).await? {
-            let Some(gateways) = announced(&line) else {
-                warn!(register, "the register sent a line no worker knows");
-                continue;
-            };
-            if notices.send(Notice::Announced(index, gateways)).await.is_err() {
-                break;
+            match announced(&line) {
+                Ok(gateways) => {
+                    if notices.send(Notice::Announced(index, gateways)).await.is_err() {
+                        break;
+                    }
+                }
+                Err(error) => warn!(register, %error, "the register sent a line no worker knows"),
             }
         }
         Ok(())
@@ -149,35 +150,28 @@ async fn read_line(lines: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option
 
 /// The gateways of a `broadcast_addresses` line. Addresses that are no IPv4 address and port cannot be in a client_id,
 /// so no worker could reach their clients: they are left out.
-fn announced(line: &[u8]) -> Option<BTreeSet<SocketAddrV4>> {
-    #[derive(Deserialize)]
-    struct Line<'a> {
-        event: &'a str,
-        #[serde(default)]
-        addresses: Vec<String>,
-    }
-    let line: Line<'_> = serde_json::from_slice(line).ok()?;
-    if line.event != "broadcast_addresses" {
-        return None;
-    }
+fn announced(line: &[u8]) -> Result<BTreeSet<SocketAddrV4>, FromRegisterError> {
+    let FromRegister::BroadcastAddresses(addresses) = FromRegister::decode(line)?;
     let (known, odd): (Vec<_>, Vec<_>) =
-        line.addresses.iter().map(|text| text.parse()).partition(Result::is_ok);
+        addresses.iter().map(|text| text.parse()).partition(Result::is_ok);
     if !odd.is_empty() {
         warn!(
             count = odd.len(),
             "the register announces gateways without an IPv4 address; they are left out"
         );
     }
-    Some(known.into_iter().flatten().collect())
+    Ok(known.into_iter().flatten().collect())
+}
+
+fn encoded(line: &ToRegister<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    line.encode(&mut out);
+    out
 }
 
 fn greeting(secret_key: &SecretKey) -> Vec<u8> {
-    let mut line = Vec::new();
-    encode_register_connect(secret_key, &mut line);
-    line
+    encoded(&ToRegister::WorkerConnect { secret_key: secret_key.show() })
 }
-
-const PING: &str = "{\"event\":\"ping\"}\n";
 
 /// A register closes a connection that was silent too long when it is not local (BusinessWorker.php).
 const PING_INTERVAL: Duration = Duration::from_secs(25);
@@ -197,19 +191,19 @@ mod tests {
         let line =
             br#"{"event":"broadcast_addresses","addresses":["127.0.0.1:2900","10.0.0.2:2901"]}"#;
         let expected = ["10.0.0.2:2901", "127.0.0.1:2900"].map(|text| text.parse().unwrap());
-        assert_eq!(announced(line), Some(BTreeSet::from(expected)));
+        assert_eq!(announced(line), Ok(BTreeSet::from(expected)));
     }
 
     #[test]
     fn addresses_that_cannot_be_in_a_client_id_are_left_out() {
         let line = br#"{"event":"broadcast_addresses","addresses":["gateway:2900","[::1]:2900"]}"#;
-        assert_eq!(announced(line), Some(BTreeSet::new()));
+        assert_eq!(announced(line), Ok(BTreeSet::new()));
     }
 
     #[test]
     fn other_lines_announce_nothing() {
         for line in ["", "{}", "[]", r#"{"event":"ping"}"#, r#"{"event":1,"addresses":[]}"#] {
-            assert_eq!(announced(line.as_bytes()), None, "{line}");
+            assert!(announced(line.as_bytes()).is_err(), "{line}");
         }
     }
 

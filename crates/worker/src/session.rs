@@ -46,6 +46,11 @@ impl Session {
         self.decoded = OnceLock::from(Array::new());
     }
 
+    /// What the session was before the handler.
+    pub(crate) fn before(&self) -> Bytes {
+        self.carried.clone()
+    }
+
     /// What must be stored now, if anything: PHP compares the session before and after the handler, too.
     pub(crate) fn changed(self) -> Option<Vec<u8>> {
         let now = match (self.touched, self.decoded.into_inner()) {

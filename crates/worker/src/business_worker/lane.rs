@@ -1,17 +1,18 @@
 //! Lanes: each handles the events of its clients in order, the session around every handler included.
 
+use core::future::pending;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tengate_proto::wire::client_id::ClientId;
 use tengate_proto::wire::header::InnerFrame;
 use tengate_proto::wire::php::{Array, Limits, Value, serialize, unserialize};
-use tengate_proto::worker::{Event, EventKind, SessionSource, SessionVersions};
+use tengate_proto::worker::{Event, EventKind, Fetched, SessionSource, SessionVersions};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::warn;
 
-use super::Shared;
+use super::{Shared, pass_on_panic};
 use crate::events::{Context, Events, WebsocketRequest};
 use crate::session::Session;
 
@@ -61,11 +62,20 @@ impl<E: Events> Lanes<E> {
                     return;
                 };
                 let lane = decoded.header.connection_id as usize % lanes.len();
-                if lanes[lane].send(frame).await.is_err() {
-                    panic!("a lane only ends early when a handler panicked");
-                }
+                // A lane that ended early panicked; `broken` tells.
+                let _ = lanes[lane].send(frame).await;
             }
         }
+    }
+
+    /// Panics as soon as a handler in one of the tasks did. Safe to cancel.
+    pub(super) async fn broken(&mut self) {
+        if let Self::Spread { tasks, .. } = self
+            && let Some(ended) = tasks.join_next().await
+        {
+            pass_on_panic(ended);
+        }
+        pending().await
     }
 
     /// Waits until everything handed over was handled.
@@ -119,23 +129,31 @@ impl<E: Events> Lane<E> {
 
     /// The session as the gateway has it now.
     async fn fetch(&mut self, client: ClientId) -> Option<Bytes> {
-        let session = match self.shared.worker.gateway.get_session(client).await {
-            Ok(session) => session?,
-            Err(error) => {
-                warn!(%client, %error, "a newer session cannot be fetched; the handler gets the older one");
-                return None;
+        let mut answer = Vec::new();
+        for _ in 0..FETCHES_MAX {
+            let session = match self.shared.worker.gateway.get_session(client).await {
+                Ok(session) => session?,
+                Err(error) => {
+                    warn!(%client, %error, "a newer session cannot be fetched; the handler gets the older one");
+                    return None;
+                }
+            };
+            answer.clear();
+            serialize(&Value::Array(session), &mut answer);
+            if self.versions.handle_fetched(client, &answer) == Fetched::Current {
+                return Some(Bytes::from(answer));
             }
-        };
-        let mut bytes = Vec::new();
-        serialize(&Value::Array(session), &mut bytes);
-        self.versions.handle_fetched(client, &bytes);
-        Some(Bytes::from(bytes))
+        }
+        // So many answers cannot all have overtaken the store: somebody put back what it replaced.
+        self.versions.handle_settled(client, &answer);
+        Some(Bytes::from(answer))
     }
 
     async fn store(&mut self, client: ClientId, session: Session) {
+        let before = session.before();
         let Some(changed) = session.changed() else { return };
         match self.shared.worker.gateway.set_session_bytes(client, &changed).await {
-            Ok(()) => self.versions.handle_stored(client, &changed),
+            Ok(()) => self.versions.handle_stored(client, &before, &changed),
             Err(error) => warn!(%client, %error, "a session cannot be stored"),
         }
     }
@@ -154,3 +172,6 @@ fn request(body: &[u8]) -> WebsocketRequest {
 
 /// Frames that may wait for one lane; the link is not read meanwhile.
 const FRAMES_WAITING_MAX: usize = 64;
+
+/// Questions for one session before the answer is believed. Each takes a round trip, in which the gateway reads the link.
+const FETCHES_MAX: usize = 100;
