@@ -10,17 +10,38 @@ use crate::{root, say, tidy};
 /// Debian packages the tests need beside Rust and a C compiler.
 const PACKAGES: [&str; 3] = ["php-cli", "chromium", "chromium-driver"];
 
-/// Steps as `(what, program and arguments, environment)`.
-const STEPS: &[(&str, &[&str], &[(&str, &str)])] = &[
+/// What it is, program and arguments, environment.
+type Step = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
+
+const STEPS: &[Step] = &[
     ("format", &["cargo", "fmt", "--all", "--check"], &[]),
-    ("lints", &["cargo", "clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[]),
+    (
+        "lints",
+        &["cargo", "clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
+        &[],
+    ),
     (
         "documentation",
         &["cargo", "doc", "--workspace", "--no-deps", "--document-private-items", "--locked"],
         &[("RUSTDOCFLAGS", "-D warnings")],
     ),
     ("tests", &["cargo", "test", "--workspace", "--locked"], &[]),
-    ("simulation", &["cargo", "run", "--release", "--locked", "--bin", "tengate-sim", "--", "--seeds", "1..2000"], &[]),
+    ("fuzz corpora", &["cargo", "test", "--locked", "--manifest-path", "fuzz/Cargo.toml"], &[]),
+    (
+        "simulation",
+        &[
+            "cargo",
+            "run",
+            "--release",
+            "--locked",
+            "--bin",
+            "tengate-sim",
+            "--",
+            "--seeds",
+            "1..2000",
+        ],
+        &[],
+    ),
 ];
 
 /// Runs everything.
@@ -61,7 +82,10 @@ fn step(line: &[&str], environment: &[(&str, &str)]) -> Result<()> {
 /// Installs the Debian packages that are missing.
 fn install() -> Result<()> {
     let installed = |package: &&str| {
-        Command::new("dpkg").args(["-s", package]).output().is_ok_and(|output| output.status.success())
+        Command::new("dpkg")
+            .args(["-s", package])
+            .output()
+            .is_ok_and(|output| output.status.success())
     };
     let missing: Vec<&str> = PACKAGES.into_iter().filter(|package| !installed(package)).collect();
     if missing.is_empty() {

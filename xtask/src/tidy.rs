@@ -18,7 +18,8 @@ pub(crate) fn run() -> Result<()> {
     for folder in ["crates", "xtask", "fuzz"] {
         collect(&root.join(folder), &mut sources)?;
     }
-    let anchors = anchors(&fs::read_to_string(root.join("docs/protocol.md")).context("docs/protocol.md")?);
+    let anchors =
+        anchors(&fs::read_to_string(root.join("docs/protocol.md")).context("docs/protocol.md")?);
     let mut faults = Vec::new();
     for path in &sources {
         let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
@@ -56,12 +57,16 @@ fn check(text: &str, anchors: &BTreeSet<String>) -> Vec<String> {
     }
     let lines = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).count();
     if lines > LINES_MAX {
-        faults.push(format!("{lines} lines before its tests, {LINES_MAX} are the limit: split it by stage of life"));
+        faults.push(format!(
+            "{lines} lines before its tests, {LINES_MAX} are the limit: split it by stage of life"
+        ));
     }
     for (number, line) in (1..).zip(text.lines()) {
         for cited in cited(line) {
             if !anchors.contains(cited) {
-                faults.push(format!("line {number} cites docs/protocol.md#{cited}, which is not there"));
+                faults.push(format!(
+                    "line {number} cites the protocol's #{cited}, which is not there"
+                ));
             }
         }
         for word in UNFINISHED {
@@ -75,8 +80,10 @@ fn check(text: &str, anchors: &BTreeSet<String>) -> Vec<String> {
 
 /// Anchors cited in a line.
 fn cited(line: &str) -> impl Iterator<Item = &str> {
-    line.split("protocol.md#").skip(1).map(|rest| {
-        let end = rest.find(|char: char| !(char.is_ascii_lowercase() || char.is_ascii_digit() || char == '-'));
+    line.split(CITATION).skip(1).map(|rest| {
+        let end = rest.find(|char: char| {
+            !(char.is_ascii_lowercase() || char.is_ascii_digit() || char == '-')
+        });
         &rest[..end.unwrap_or(rest.len())]
     })
 }
@@ -91,14 +98,23 @@ fn anchors(page: &str) -> BTreeSet<String> {
             .map(|char| if char == ' ' { '-' } else { char })
             .collect()
     });
-    let written = page.split("<a id=\"").skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_owned);
+    let written =
+        page.split("<a id=\"").skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_owned);
     headings.chain(written).collect()
 }
+
+/// What a citation begins with; in halves, because this file is checked too.
+const CITATION: &str = concat!("protocol.md", "#");
 
 const LINES_MAX: usize = 1000;
 
 /// Marks of unfinished work; written in halves so that this file may name them.
-const UNFINISHED: [&str; 4] = [concat!("FIX", "ME"), concat!("todo", "!("), concat!("unimplemented", "!("), concat!("#[igno", "re]")];
+const UNFINISHED: [&str; 4] = [
+    concat!("FIX", "ME"),
+    concat!("todo", "!("),
+    concat!("unimplemented", "!("),
+    concat!("#[igno", "re]"),
+];
 
 #[cfg(test)]
 mod tests {
@@ -108,11 +124,17 @@ mod tests {
     fn a_file_needs_a_first_line_a_limit_and_true_citations() {
         let anchors = anchors("# Wire\n## Inner frames\n<a id=\"old-name\"></a>\n");
         assert!(anchors.contains("inner-frames") && anchors.contains("old-name"));
-        assert_eq!(check("//! Good (docs/protocol.md#inner-frames).\n", &anchors), Vec::<String>::new());
+        assert_eq!(
+            check(&format!("//! Good ({CITATION}inner-frames).\n"), &anchors),
+            Vec::<String>::new()
+        );
         assert_eq!(check("fn main() {}\n", &anchors).len(), 1);
-        assert_eq!(check("//! See docs/protocol.md#nowhere.\n", &anchors).len(), 1);
+        assert_eq!(check(&format!("//! See {CITATION}nowhere.\n"), &anchors).len(), 1);
         assert_eq!(check(&format!("//! Long.\n{}", "x\n".repeat(1000)), &anchors).len(), 1);
-        assert_eq!(check(&format!("//! Tests.\n#[cfg(test)]\n{}", "x\n".repeat(2000)), &anchors).len(), 0);
+        assert_eq!(
+            check(&format!("//! Tests.\n#[cfg(test)]\n{}", "x\n".repeat(2000)), &anchors).len(),
+            0
+        );
         assert_eq!(check(concat!("//! Later.\ntodo", "!()\n"), &anchors).len(), 1);
     }
 }

@@ -88,7 +88,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Answers every echo with the next message until the time is over.
 fn measure(clients: &mut Clients, payload: &[u8], time: Duration) -> Result<Histogram<u64>> {
-    let mut latencies = Histogram::new(3)?;
+    let mut latencies = Histogram::new_with_max(LATENCY_NANOS_MAX, 3)?;
     let end = clients.now() + u64::try_from(time.as_nanos())?;
     let mut arrived = Vec::new();
     while clients.now() < end {
@@ -100,3 +100,6 @@ fn measure(clients: &mut Clients, payload: &[u8], time: Duration) -> Result<Hist
     }
     Ok(latencies)
 }
+
+/// A minute; nobody waits longer for an echo.
+const LATENCY_NANOS_MAX: u64 = 60_000_000_000;

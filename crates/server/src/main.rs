@@ -15,10 +15,6 @@ mod demo;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-/// Small, short-lived buffers on every shard are what a gateway allocates; mimalloc keeps them on their thread.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Why the process ends without having done what it was asked.
 #[derive(Debug)]
 pub(crate) enum Failure {
