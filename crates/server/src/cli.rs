@@ -12,17 +12,26 @@ use crate::{Failure, admin, complain, log, roles, say};
 
 const EXAMPLES: &str = "\
 Examples:
-  tengate start                                  register, gateway, demo worker and page on this machine
-  tengate register --listen 10.0.0.1:1236        one address book for a cluster
-  tengate gateway --client websocket://0.0.0.0:8282 --inner 10.0.0.2:2900 --register 10.0.0.1:1236
-  tengate check --config tengate.toml            every mistake of a configuration, with its line
-  tengate status                                 what runs here and how busy it is
+  tengate start
+      register, gateway, demo worker and page, all on this machine
+  tengate register --listen 10.0.0.1:1236
+      the address book of a cluster
+  tengate gateway --client websocket://0.0.0.0:8282 \\
+      --inner 10.0.0.2:2900 --register 10.0.0.1:1236
+      client connections on one side, workers on the other
+  tengate check --config tengate.toml
+      every mistake of a configuration, with its line
+  tengate status
+      what runs here, and how busy it is
 
-Settings come from flags, then the environment, then the file, then defaults. Each key of the file can be set in the
-environment: TENGATE_GATEWAY__SHARDS=4 is `shards` in [gateway]. TENGATE_CONFIG names the file, TENGATE_SECRET_KEY the
-secret key of register and gateway, TENGATE_RUN_DIR where running processes are found.
+Settings come from flags, then the environment, then the file, then defaults.
+Every key of the file is also a variable:
+  TENGATE_GATEWAY__SHARDS=4      `shards` in [gateway]
+  TENGATE_CONFIG                 the file, as --config
+  TENGATE_SECRET_KEY             the secret key, as --secret-key
+  TENGATE_RUN_DIR                admin sockets, as --run-dir
 
-Exit status: 0 done, 1 failed while running, 2 the command line or the configuration is wrong.";
+Exit status: 0 done, 1 failed while running, 2 wrong command line or configuration.";
 
 /// The long-connection gateway for GatewayWorker applications.
 #[derive(Debug, Parser)]
@@ -40,7 +49,7 @@ struct Common {
     #[arg(long, short, global = true, value_name = "FILE", env = "TENGATE_CONFIG")]
     config: Option<PathBuf>,
     /// Least serious messages to log [default: info]
-    #[arg(long, global = true, value_enum, value_name = "LEVEL", hide_possible_values = false)]
+    #[arg(long, global = true, value_enum, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
     /// How log lines look [default: plain]
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
@@ -54,8 +63,11 @@ struct Common {
 enum Command {
     /// Run register, gateway, demo worker and demo page in this process
     #[command(after_help = "\
-Without a configuration it listens on this machine only: websocket clients on 127.0.0.1:8282, workers on 127.0.0.1:2900,
-the register on 127.0.0.1:1236, the page on http://127.0.0.1:8080.")]
+Without a configuration it listens on this machine only:
+  websocket clients    127.0.0.1:8282
+  workers              127.0.0.1:2900
+  register             127.0.0.1:1236
+  demo page            http://127.0.0.1:8080")]
     Start,
     /// Run a register: the address book through which workers find gateways
     #[command(
@@ -64,7 +76,9 @@ the register on 127.0.0.1:1236, the page on http://127.0.0.1:8080.")]
     Register(RegisterFlags),
     /// Run a gateway: client connections on one side, workers on the other
     #[command(after_help = "\
-Example: tengate gateway --client websocket://127.0.0.1:8282 --inner 127.0.0.1:2900 --register 127.0.0.1:1236
+Example:
+  tengate gateway --client websocket://127.0.0.1:8282 \\
+      --inner 127.0.0.1:2900 --register 127.0.0.1:1236
 
 A --client on the command line replaces every [[gateway.client]] of the file.")]
     Gateway(GatewayFlags),
@@ -174,8 +188,8 @@ impl Reader {
 
 /// The cores this process may run on, in ascending order.
 pub(crate) fn usable_cores() -> Vec<usize> {
-    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return vec![0] };
-    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect()
+    // The call fails only on machines with more cores than it can tell; then nothing is known of them but the first.
+    tengate_io::allowed_cores().unwrap_or_else(|_| vec![0])
 }
 
 fn check(common: &Common, flags: Vec<Override>) -> Result<(), Failure> {

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-pub(crate) use check::{check, secret_of};
+pub(crate) use check::{check, secret_of, secrets_agree};
 pub(crate) use load::{Inputs, Loaded, Override, load};
 pub(crate) use reload::{changes, with_live_keys};
 pub(crate) use source::{Finding, Severity};

@@ -10,9 +10,11 @@ use anyhow::{Context, anyhow};
 use tengate_io::{Running, ShardExit, ShardHandle, raise_descriptor_limit};
 use tokio::sync::mpsc;
 
+use tracing::warn;
+
 use crate::Failure;
 use crate::cli::Reader;
-use crate::config::{Config, Secret};
+use crate::config::{self, Config, Secret};
 use crate::control::{self, Control};
 use crate::log::Level;
 use crate::shard::Command;
@@ -46,8 +48,21 @@ pub(crate) type Exits = mpsc::UnboundedReceiver<(&'static str, ShardExit)>;
 
 /// Runs a role until it is told to stop.
 pub(crate) fn run(role: Role, config: Config, reader: Reader, level: Level) -> Result<(), Failure> {
+    if role == Role::Start && !config::secrets_agree(&config) {
+        let advice = "give both sections the same key, or set TENGATE_SECRET_KEY";
+        return Err(Failure::Config(format!(
+            "error: [register] and [gateway] have different secret keys\n  = {advice}\n"
+        )));
+    }
     let limit = raise_descriptor_limit().context("cannot raise the limit of file descriptors")?;
-    tracing::debug!(limit, "file descriptors");
+    let wanted = config.gateway.max_connections.as_ref().map_or(0, |max| u64::from(*max.get_ref()));
+    if role != Role::Register && wanted > limit {
+        warn!(
+            limit,
+            max_connections = wanted,
+            "file descriptors allow fewer connections; raise `ulimit -n`"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -1,5 +1,6 @@
 //! Cores as applications of the kernel shell, and what the control thread says to them.
 
+use core::net::SocketAddr;
 use std::sync::Arc;
 
 use tengate_base::{App, CloseCause, ConnId, Instant, Opened, ShardId, Sink};
@@ -25,19 +26,45 @@ pub(crate) enum Command {
     CloseLinks,
 }
 
-/// A gateway shard on the kernel shell.
+/// A core on the kernel shell.
 #[derive(Debug)]
-pub(crate) struct GatewayShard {
-    core: Gateway,
-    config: Arc<gateway::Config>,
+pub(crate) struct Hosted<C> {
+    core: C,
+    /// What tables call the protocol of each listener, by door.
+    protocols: Vec<&'static str>,
 }
 
-impl GatewayShard {
-    pub(crate) fn new(config: Arc<gateway::Config>, shard: ShardId) -> Self {
-        // The shell's clock starts with the shards, so that this is its origin.
-        Self { core: Gateway::new(Arc::clone(&config), shard, Instant::ZERO), config }
+impl<C> Hosted<C> {
+    pub(crate) fn new(core: C, protocols: Vec<&'static str>) -> Self {
+        Self { core, protocols }
     }
 
+    /// What the shell knows of a connection.
+    fn connection(&self, snapshot: &ConnSnapshot) -> Connection {
+        let shown = |address: Option<SocketAddr>| {
+            address.map_or_else(String::new, |address| address.to_string())
+        };
+        let protocol =
+            self.protocols.get(usize::from(snapshot.door.0)).copied().unwrap_or_default();
+        Connection {
+            service: String::new(),
+            shard: 0,
+            id: snapshot.conn.0,
+            protocol: protocol.to_owned(),
+            worker_key: None,
+            recv_queue_bytes: snapshot.unconsumed_bytes as u64,
+            send_queue_bytes: snapshot.queued_bytes as u64,
+            bytes_read: snapshot.bytes_read,
+            bytes_written: snapshot.bytes_written,
+            status: if snapshot.is_closing { "CLOSING" } else { "ESTABLISHED" }.to_owned(),
+            local: shown(snapshot.local),
+            foreign: shown(snapshot.peer),
+            ipv6: snapshot.local.is_some_and(|address| address.is_ipv6()),
+        }
+    }
+}
+
+impl Hosted<Gateway> {
     fn status(&self, net: &Net) -> Shard {
         let stats = self.core.stats();
         let drops = [
@@ -88,40 +115,24 @@ impl GatewayShard {
     }
 
     fn describe(&self, snapshot: &ConnSnapshot) -> Connection {
-        let mut connection = net_connection(snapshot);
+        let mut connection = self.connection(snapshot);
         match self.core.describe(snapshot.conn) {
-            Some(Described::Client { connection_id, door, established }) => {
+            Some(Described::Client { connection_id, established, .. }) => {
                 connection.id = connection_id;
-                let listener = self.config.listeners.get(usize::from(door.0));
-                connection.protocol =
-                    listener.map_or("", |listener| protocol_name(&listener.protocol)).to_owned();
                 if !established {
                     connection.status = "CONNECTING".to_owned();
                 }
             }
             Some(Described::Worker { key }) => {
                 connection.worker_key = Some(String::from_utf8_lossy(key).into_owned());
-                connection.protocol = INNER_PROTOCOL.to_owned();
             }
-            Some(Described::OutsideClient) | None => {
-                connection.protocol = INNER_PROTOCOL.to_owned()
-            }
+            Some(Described::OutsideClient) | None => {}
         }
         connection
     }
 }
 
-/// A register on the kernel shell; it needs no second shard.
-#[derive(Debug)]
-pub(crate) struct RegisterShard {
-    core: Register,
-}
-
-impl RegisterShard {
-    pub(crate) fn new(core: Register) -> Self {
-        Self { core }
-    }
-
+impl Hosted<Register> {
     fn status(&self, net: &Net) -> Shard {
         let stats = self.core.stats();
         let drops = [
@@ -150,7 +161,7 @@ impl RegisterShard {
     }
 }
 
-impl App for GatewayShard {
+impl<C: App> App for Hosted<C> {
     fn handle_open(&mut self, now: Instant, opened: &Opened, sink: &mut impl Sink) {
         self.core.handle_open(now, opened, sink);
     }
@@ -193,50 +204,7 @@ impl App for GatewayShard {
     }
 }
 
-impl App for RegisterShard {
-    fn handle_open(&mut self, now: Instant, opened: &Opened, sink: &mut impl Sink) {
-        self.core.handle_open(now, opened, sink);
-    }
-
-    fn handle_bytes(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        bytes: &mut [u8],
-        sink: &mut impl Sink,
-    ) -> usize {
-        self.core.handle_bytes(now, conn, bytes, sink)
-    }
-
-    fn handle_closed(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        cause: CloseCause,
-        unsent: &[u8],
-        sink: &mut impl Sink,
-    ) {
-        self.core.handle_closed(now, conn, cause, unsent, sink);
-    }
-
-    fn handle_drained(&mut self, now: Instant, conn: ConnId, sink: &mut impl Sink) {
-        self.core.handle_drained(now, conn, sink);
-    }
-
-    fn handle_mesh(&mut self, now: Instant, from: ShardId, batch: &mut [u8], sink: &mut impl Sink) {
-        self.core.handle_mesh(now, from, batch, sink);
-    }
-
-    fn handle_timeout(&mut self, now: Instant, sink: &mut impl Sink) {
-        self.core.handle_timeout(now, sink);
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        self.core.poll_timeout()
-    }
-}
-
-impl Host for GatewayShard {
+impl Host for Hosted<Gateway> {
     type Command = Command;
 
     fn handle_command(&mut self, now: Instant, command: Command, net: &mut Net) {
@@ -246,10 +214,7 @@ impl Host for GatewayShard {
             Command::Connections(answer) => {
                 _ = answer.send(list(net, |snapshot| self.describe(snapshot)))
             }
-            Command::Reload(config) => {
-                self.config = Arc::clone(&config);
-                self.core.reload(config);
-            }
+            Command::Reload(config) => self.core.reload(config),
             Command::CloseClients => {
                 net.pause_accepting();
                 self.core.close_clients(now, net);
@@ -259,35 +224,18 @@ impl Host for GatewayShard {
     }
 }
 
-impl Host for RegisterShard {
+impl Host for Hosted<Register> {
     type Command = Command;
 
     fn handle_command(&mut self, _now: Instant, command: Command, net: &mut Net) {
         match command {
             Command::Status(answer) => _ = answer.send(self.status(net)),
             Command::Connections(answer) => {
-                let describe = |snapshot: &ConnSnapshot| Connection {
-                    protocol: "Text".to_owned(),
-                    ..net_connection(snapshot)
-                };
-                _ = answer.send(list(net, describe));
+                _ = answer.send(list(net, |snapshot| self.connection(snapshot)))
             }
             // A register has neither clients nor anything that can change while it runs.
             Command::Reload(_) | Command::CloseClients | Command::CloseLinks => {}
         }
-    }
-}
-
-/// What the inner protocol is called in tables, as in Workerman's.
-const INNER_PROTOCOL: &str = "GatewayProtocol";
-
-fn protocol_name(protocol: &gateway::Protocol) -> &'static str {
-    match protocol {
-        gateway::Protocol::Websocket { .. } => "Websocket",
-        gateway::Protocol::Text => "Text",
-        gateway::Protocol::Frame => "Frame",
-        gateway::Protocol::Tcp => "tcp",
-        gateway::Protocol::LengthField(_) => "LengthField",
     }
 }
 
@@ -337,28 +285,6 @@ fn net_status(net: &Net) -> Shard {
 
 fn named<const N: usize>(counts: [(&str, u64); N]) -> impl Iterator<Item = (String, u64)> {
     counts.map(|(name, count)| (name.to_owned(), count)).into_iter()
-}
-
-/// The part of a connection's row that the shell knows.
-fn net_connection(snapshot: &ConnSnapshot) -> Connection {
-    let shown = |address: Option<core::net::SocketAddr>| {
-        address.map_or(String::new(), |address| address.to_string())
-    };
-    Connection {
-        service: String::new(),
-        shard: 0,
-        id: snapshot.conn.0,
-        protocol: String::new(),
-        worker_key: None,
-        recv_queue_bytes: snapshot.unconsumed_bytes as u64,
-        send_queue_bytes: snapshot.queued_bytes as u64,
-        bytes_read: snapshot.bytes_read,
-        bytes_written: snapshot.bytes_written,
-        status: if snapshot.is_closing { "CLOSING" } else { "ESTABLISHED" }.to_owned(),
-        local: shown(snapshot.local),
-        foreign: shown(snapshot.peer),
-        ipv6: snapshot.local.is_some_and(|address| address.is_ipv6()),
-    }
 }
 
 /// The first connections of a shard, and how many more it has.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use toml::Spanned;
 
 use super::source::Finding;
-use super::{Client, Config, Gateway, Inner, LengthField, PinCores, Protocol, Secret};
+use super::{Client, Config, Gateway, Inner, LengthField, PeerAddress, PinCores, Protocol, Secret};
 
 /// Longest heartbeat limit, in intervals.
 const PING_LIMIT_MAX: u16 = 10_000;
@@ -157,6 +157,7 @@ fn check_secrets(config: &Config, findings: &mut Vec<Finding>) {
             _ => {}
         }
     }
+    check_same_secret(config, findings);
     if !config.demo.page_listen.get_ref().0.ip().is_loopback() {
         let problem = "the demo page is open to the network";
         findings.push(Finding::warning(
@@ -164,6 +165,44 @@ fn check_secrets(config: &Config, findings: &mut Vec<Finding>) {
             problem,
             "listen on 127.0.0.1",
         ));
+    }
+}
+
+/// Whether a gateway and a register with this configuration accept each other. A file that cannot be read is a finding of
+/// its own.
+pub(crate) fn secrets_agree(config: &Config) -> bool {
+    let (register, gateway) = (&config.register, &config.gateway);
+    let of_register = secret_of(register.secret_key.as_ref(), register.secret_key_file.as_ref());
+    let of_gateway = secret_of(gateway.secret_key.as_ref(), gateway.secret_key_file.as_ref());
+    match (of_register, of_gateway) {
+        (Ok(of_register), Ok(of_gateway)) => of_register == of_gateway,
+        (Err(_), _) | (_, Err(_)) => true,
+    }
+}
+
+/// A gateway that shows its register another key is turned away. Only where both are described: what a file, or the flags
+/// of one role, do not mention runs elsewhere.
+fn check_same_secret(config: &Config, findings: &mut Vec<Finding>) {
+    let (register, gateway) = (&config.register, &config.gateway);
+    let (listen, peers) = (&register.listen, &gateway.register_address);
+    let register_is_described = !listen.span().is_empty()
+        || register.secret_key.is_some()
+        || register.secret_key_file.is_some();
+    let gateway_is_described = !peers.span().is_empty()
+        || gateway.secret_key.is_some()
+        || gateway.secret_key_file.is_some();
+    let same_register = |peer: &PeerAddress| {
+        peer.host
+            .parse()
+            .is_ok_and(|ip| collide(listen.get_ref().0, SocketAddr::new(ip, peer.port)))
+    };
+    if register_is_described
+        && gateway_is_described
+        && !secrets_agree(config)
+        && peers.get_ref().0.iter().any(same_register)
+    {
+        let problem = "[register] and [gateway] have different secret keys, but the gateway uses this register";
+        findings.push(Finding::warning(listen.span(), problem, "give both sections the same key"));
     }
 }
 

@@ -214,6 +214,22 @@ fn an_inner_address_open_to_all_needs_lan_ip_and_a_key() {
 }
 
 #[test]
+fn a_register_and_its_gateway_need_the_same_key() {
+    let register = "[register]\nlisten = \"127.0.0.1:1236\"\n";
+    check_finding(
+        &format!("{register}secret_key = \"a\"\n[gateway]\nsecret_key = \"b\"\n"),
+        &["Warning", "same key"],
+    );
+    check_finding(
+        &format!("{register}[gateway]\nsecret_key = \"b\"\n"),
+        &["Warning", "different secret keys"],
+    );
+    let elsewhere = "secret_key = \"a\"\n[gateway]\nregister_address = \"10.0.0.1:1236\"\n";
+    assert_eq!(findings(&format!("{register}{elsewhere}"), &[]), Vec::<String>::new());
+    assert_eq!(findings("[gateway]\nsecret_key = \"b\"\n", &[]), Vec::<String>::new());
+}
+
+#[test]
 fn limits_and_heartbeats_that_contradict_are_refused() {
     let client = |keys: &str| format!("[[gateway.client]]\nlisten = \"127.0.0.1:8282\"\n{keys}\n");
     check_finding(&client("message_bytes_max = 3"), &["t.toml:3:21", "from 128"]);

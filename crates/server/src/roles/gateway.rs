@@ -5,17 +5,19 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use anyhow::{anyhow, bail};
+use tengate_base::Instant;
 use tengate_io::{ListenSpec, Pinning, ShardExit, Sharing, bind};
 use tengate_proto::gateway::{self as wanted, Heartbeat, Listener, Ping};
 use tengate_proto::secret::SecretKey;
 use tengate_proto::wire::length_field::{self, LengthField};
 use tokio::sync::mpsc;
+use toml::Spanned;
 use tracing::info;
 
 use super::Service;
 use crate::cli::usable_cores;
 use crate::config::{self, Client, Config, Frames, Gateway, PinCores, Protocol, Size, secret_of};
-use crate::shard::GatewayShard;
+use crate::shard::Hosted;
 
 /// Connections the kernel holds for each listening socket until they are accepted.
 const BACKLOG: u16 = 4096;
@@ -31,42 +33,63 @@ pub(super) fn start(
 ) -> anyhow::Result<Service> {
     let (shard_count, cores) = layout(&config.gateway);
     let settings = Arc::new(settings(config)?);
+    let listeners = open(config, shard_count)?;
+    let clients = config.gateway.client.get_ref().iter().map(Spanned::get_ref);
+    let listening = clients
+        .clone()
+        .find_map(|client| Some(format!("{}://{}", client.protocol, address(client).ok()?)));
+    let protocols: Vec<&str> =
+        clients.map(|client| shown_protocol(client.protocol)).chain(["GatewayProtocol"]).collect();
+    let make = move |shard| {
+        // The shell's clock starts with the shards, so that this is its origin.
+        let core = wanted::Gateway::new(Arc::clone(&settings), shard, Instant::ZERO);
+        Hosted::new(core, protocols.clone())
+    };
+    let running = tengate_io::run(&shell(&config.gateway, shard_count, &cores), listeners, make)?;
+    info!(shards = shard_count, cores = ?cores, "shards run");
+    Service::new("gateway", listening.unwrap_or_default(), cores, running, exits)
+}
+
+/// The shards' settings, as the kernel shell takes them.
+fn shell(gateway: &Gateway, shard_count: u16, cores: &[usize]) -> tengate_io::Config {
     let mut shell = tengate_io::Config::for_shards(shard_count);
     if cores.is_empty() {
         shell.pinning = Pinning::Off;
         shell.spin = Duration::ZERO;
     } else {
-        shell.pinning = Pinning::Cores(cores.clone());
+        shell.pinning = Pinning::Cores(cores.to_vec());
     }
-    let limit = config.gateway.max_connections.as_ref().map_or(u32::MAX, |limit| *limit.get_ref());
+    let limit = gateway.max_connections.as_ref().map_or(u32::MAX, |limit| *limit.get_ref());
     shell.connections_max = limit.div_ceil(shard_count.into()).min(SHARD_CONNECTIONS_MAX);
+    shell
+}
 
+/// Opens the client listeners in the order of their doors, then the inner one.
+fn open(config: &Config, shard_count: u16) -> anyhow::Result<Vec<tengate_io::Listener>> {
     let mut listeners = Vec::new();
-    let mut listening = String::new();
     for client in config.gateway.client.get_ref() {
-        let client = client.get_ref();
-        let address = address(client)?;
-        listeners.push(bind(
-            &ListenSpec { addr: address, backlog: BACKLOG, sharing: Sharing::PerShard },
-            shard_count,
-        )?);
-        let shown = format!("{}://{address}", client.protocol);
-        info!(listen = shown, "the gateway listens for clients");
-        if listening.is_empty() {
-            listening = shown;
-        }
+        let addr = address(client.get_ref())?;
+        let spec = ListenSpec { addr, backlog: BACKLOG, sharing: Sharing::PerShard };
+        listeners.push(bind(&spec, shard_count)?);
+        let protocol = client.get_ref().protocol.name();
+        info!(protocol, address = %addr, "the gateway listens for clients");
     }
-    let inner = config.gateway.inner.listen.get_ref().0;
-    listeners.push(bind(
-        &ListenSpec { addr: inner, backlog: BACKLOG, sharing: Sharing::HandOff },
-        shard_count,
-    )?);
-    info!(listen = %inner, announced = announced(config), "the gateway listens for workers");
-    let running = tengate_io::run(&shell, listeners, move |shard| {
-        GatewayShard::new(Arc::clone(&settings), shard)
-    })?;
-    info!(shards = shard_count, cores = ?cores, "shards run");
-    Service::new("gateway", listening, cores, running, exits)
+    let addr = config.gateway.inner.listen.get_ref().0;
+    listeners
+        .push(bind(&ListenSpec { addr, backlog: BACKLOG, sharing: Sharing::ByHost }, shard_count)?);
+    info!(address = %addr, announced = announced(config), "the gateway listens for workers");
+    Ok(listeners)
+}
+
+/// What Workerman calls a protocol in its tables.
+const fn shown_protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Websocket => "Websocket",
+        Protocol::Text => "Text",
+        Protocol::Frame => "Frame",
+        Protocol::Tcp => "tcp",
+        Protocol::LengthField => "LengthField",
+    }
 }
 
 /// The inner address as workers know it.

@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::Service;
 use crate::config::{Config, secret_of};
-use crate::shard::RegisterShard;
+use crate::shard::Hosted;
 
 /// Connections the kernel holds until they are accepted.
 const BACKLOG: u16 = 1024;
@@ -28,10 +28,10 @@ pub(super) fn start(
     };
     let address = section.listen.get_ref().0;
     let listener =
-        bind(&ListenSpec { addr: address, backlog: BACKLOG, sharing: Sharing::HandOff }, 1)?;
+        bind(&ListenSpec { addr: address, backlog: BACKLOG, sharing: Sharing::ByHost }, 1)?;
     let shell = tengate_io::Config { pinning: Pinning::Off, ..tengate_io::Config::for_shards(1) };
     let running = tengate_io::run(&shell, vec![listener], move |_| {
-        RegisterShard::new(Register::new(settings.clone()))
+        Hosted::new(Register::new(settings.clone()), vec!["Text"])
     })?;
     info!(%address, "the register listens");
     Service::new("register", format!("text://{address}"), Vec::new(), running, exits)
