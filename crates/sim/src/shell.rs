@@ -96,6 +96,11 @@ impl<A: App> Shell<A> {
         &mut self.shards[usize::from(shard.0)].0
     }
 
+    /// One shard's app, to look at.
+    pub fn peek(&self, shard: ShardId) -> &A {
+        &self.shards[usize::from(shard.0)].0
+    }
+
     /// A peer connects to a shard.
     pub fn open(
         &mut self,

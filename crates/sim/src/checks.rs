@@ -1,0 +1,389 @@
+//! What must hold: in every call of a gateway, at rest, and when everybody has left.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use tengate_base::ShardId;
+use tengate_proto::gateway::{SlowClient, SlowWorker, Stats};
+
+use crate::client::{CLOSED, FIRST_MESSAGE, Phase, Told};
+use crate::model::{Applied, op_numbers};
+use crate::network::{Owner, Server};
+use crate::watched::{Call, What};
+use crate::world::{Life, World};
+
+/// Time in which everything comes to rest: reconnections (1 s each), lingering connections, bytes on their way.
+const REST: Duration = Duration::from_millis(5500);
+/// Time in which questions are answered.
+const ASKING: Duration = Duration::from_millis(500);
+
+impl World {
+    /// A gateway did something: follows it in the model, and checks whether it had a reason for whom it closed.
+    pub(crate) fn judge(&mut self, server: Server, shard: ShardId, call: &Call) {
+        self.note(|_| format!("gateway {} shard {shard}: {}", server.index, told_in_short(call)));
+        let now = self.now;
+        self.totals.rerouted += call.after.rerouted - call.before.rerouted;
+        let Some(life) = &mut self.gateways[server.index].life else { return };
+        let at = usize::from(shard.0);
+        if life.process.shell.app(shard).gateway().workers().next().is_some() {
+            life.served[at] = now;
+        }
+        let verdict = self.check_causes(server, shard, call);
+        let Some(life) = &mut self.gateways[server.index].life else { return };
+        let ops = &self.ops;
+        let followed = life.model.apply(&Applied { shard, call, ops, now });
+        for problem in [verdict, followed].into_iter().filter_map(Result::err) {
+            self.fail(format!("gateway {} shard {shard}: {problem}", server.index));
+        }
+    }
+
+    /// Whether every client that was closed in this call was closed for a cause the model knows.
+    fn check_causes(&self, server: Server, shard: ShardId, call: &Call) -> Result<(), String> {
+        let gate = &self.gateways[server.index];
+        let Some(life) = &gate.life else { return Ok(()) };
+        let by = |counter: fn(&Stats) -> u64| counter(&call.after) - counter(&call.before);
+        let explained = by(|stats| {
+            stats.close_by_worker
+                + stats.close_heartbeat
+                + stats.close_handshake_timeout
+                + stats.refused_handshake
+                + stats.close_protocol
+                + stats.close_linger
+                + stats.close_no_worker
+                + stats.close_slow_worker
+                + stats.close_slow_client
+                + stats.closed_by_client
+        });
+        let is_end = matches!(call.what, What::Closed(_));
+        if call.gone.len() as u64 > explained.max(u64::from(is_end)) {
+            return Err(format!("closed {:?} without a cause", call.gone));
+        }
+        let listeners = &gate.config.listeners;
+        if by(|stats| stats.close_slow_client) > 0
+            && listeners.iter().all(|listener| listener.slow_client != SlowClient::Close)
+        {
+            return Err("closed a slow client against its configuration".into());
+        }
+        if by(|stats| stats.close_slow_worker) > 0 && gate.config.slow_worker != SlowWorker::Close {
+            return Err("closed a slow worker's client against its configuration".into());
+        }
+        if by(|stats| stats.drop_slow_worker) > 0 && gate.config.slow_worker != SlowWorker::Drop {
+            return Err("dropped an event for a slow worker against its configuration".into());
+        }
+        if by(|stats| stats.close_no_worker) > 0 {
+            check_grace(gate.config.no_worker_grace, life, shard, call, self.now)?;
+        }
+        self.check_breaks(server, life, call)?;
+        call.gone.iter().try_for_each(|id| self.check_patience(server, life, call, *id))
+    }
+
+    /// Only clients that broke their protocol, or said goodbye, are closed for it.
+    fn check_breaks(&self, server: Server, life: &Life, call: &Call) -> Result<(), String> {
+        let What::Bytes(id) = call.what else { return Ok(()) };
+        let by = |counter: fn(&Stats) -> u64| counter(&call.after) - counter(&call.before);
+        let broken =
+            by(|stats| stats.refused_handshake + stats.close_protocol + stats.closed_by_client);
+        let leaving = life.model.clients.get(&id).is_some_and(|member| member.leaving);
+        // A cut may leave half a frame, but only of a connection whose end follows.
+        let cut = self.by_id.get(&(server, id)).is_some_and(|index| self.clients[*index].cut);
+        if broken > 0 && !leaving && !cut {
+            return Err(format!("closed {id} for bytes that were in order"));
+        }
+        Ok(())
+    }
+
+    /// Clients are closed for silence only when they were silent for long enough.
+    fn check_patience(
+        &self,
+        server: Server,
+        life: &Life,
+        call: &Call,
+        id: u32,
+    ) -> Result<(), String> {
+        let by = |counter: fn(&Stats) -> u64| counter(&call.after) - counter(&call.before);
+        let gone = call.gone.len() as u64;
+        let Some(member) = life.model.clients.get(&id) else { return Ok(()) };
+        let Some(index) = self.by_id.get(&(server, id)) else { return Ok(()) };
+        let door = usize::from(!self.clients[*index].websocket);
+        let listener = &self.gateways[server.index].config.listeners[door];
+        if by(|stats| stats.close_heartbeat) == gone {
+            let Some(heartbeat) = &listener.heartbeat else {
+                return Err(format!("closed {id} for a heartbeat it does not have"));
+            };
+            let patience = heartbeat.tick() * 2 * u32::from(heartbeat.not_response_limit);
+            if patience.is_zero() || self.now - member.heard < patience {
+                return Err(format!("closed {id}, which spoke {:?} ago", self.now - member.heard));
+            }
+        }
+        if by(|stats| stats.close_handshake_timeout) == gone
+            && self.now - member.opened < listener.handshake_timeout
+        {
+            return Err(format!("closed {id}, which still had time for its handshake"));
+        }
+        if by(|stats| stats.close_linger) == gone && !member.closing && !member.leaving {
+            return Err(format!("closed {id} as lingering, and nobody had closed it"));
+        }
+        Ok(())
+    }
+
+    /// Trouble ends; what is dead comes back; everything in flight lands. Then all must be as the model says.
+    pub(crate) fn rest(&mut self) {
+        self.calm = true;
+        for conn in 0..self.conns.len() {
+            self.resume(conn);
+        }
+        self.run_until(self.now + REST);
+        for gateway in 0..self.gateways.len() {
+            self.ask_everything(gateway);
+        }
+        self.run_until(self.now + ASKING);
+        self.check_all();
+    }
+
+    /// Everybody leaves; then nothing may be left.
+    pub(crate) fn say_goodbye(&mut self) {
+        for client in 0..self.clients.len() {
+            self.client_leaves(client);
+        }
+        self.run_until(self.now + REST);
+        self.check_all();
+        for gateway in 0..self.gateways.len() {
+            if let Some(problem) = self.leftover(gateway) {
+                self.fail(format!("gateway {gateway}, which everybody left: {problem}"));
+            }
+        }
+    }
+
+    fn check_all(&mut self) {
+        if self.has_failed() {
+            return;
+        }
+        let mut problems = Vec::new();
+        for client in 0..self.clients.len() {
+            problems.extend(self.check_told(client).err());
+            problems.extend(self.check_inbox(client).err());
+        }
+        for gateway in 0..self.gateways.len() {
+            problems.extend(self.check_gateway(gateway).err());
+        }
+        if let Some(problem) = problems.into_iter().next() {
+            self.fail(problem);
+        }
+    }
+
+    /// A client's events reached one worker after the other, in order, all of them.
+    fn check_told(&self, index: usize) -> Result<(), String> {
+        let client = &self.clients[index];
+        let mut told = client.told.clone();
+        told.sort_by_key(|told| told.event);
+        if let Some(twice) = interleaved(&told) {
+            return Err(format!("events of client {index} went back to link {twice}: {told:?}"));
+        }
+        let gate = &self.gateways[client.server.index];
+        if gate.server != client.server {
+            return Ok(());
+        }
+        let Some(life) = &gate.life else { return Ok(()) };
+        let total = totals(life);
+        let drops = total.drop_slow_worker + total.drop_no_worker + total.close_slow_worker;
+        let is_here = client.id.is_some_and(|id| life.model.clients.contains_key(&id));
+        if drops > 0 || client.id.is_none() {
+            return Ok(());
+        }
+        let messages = told
+            .iter()
+            .filter(|told| (FIRST_MESSAGE..CLOSED).contains(&told.event))
+            .map(|told| told.event - FIRST_MESSAGE);
+        let messages: Vec<u32> = messages.collect();
+        let gapless = messages.iter().zip(0..).all(|(number, due)| *number == due);
+        let complete = client.cut || !is_here || messages.len() as u32 == client.sent;
+        let has = |event| told.iter().any(|told| told.event == event);
+        if !gapless || !complete || !has(0) || has(CLOSED) == is_here {
+            let sent = client.sent;
+            return Err(format!("client {index} sent {sent}, connected {is_here}, events {told:?}"));
+        }
+        Ok(())
+    }
+
+    /// A client that is connected has got everything it was sent.
+    fn check_inbox(&self, index: usize) -> Result<(), String> {
+        let client = &self.clients[index];
+        let gate = &self.gateways[client.server.index];
+        let Some(life) = gate.life.as_ref().filter(|_| gate.server == client.server) else {
+            return Ok(());
+        };
+        let Some(inbox) = client.id.and_then(|id| life.model.inboxes.get(&id)) else {
+            return Ok(());
+        };
+        let missing = inbox.expected[inbox.cursor..].iter().find(|expected| !expected.maybe);
+        if let Some(missing) = missing
+            && client.phase == Phase::Open
+            && !client.cut
+            && !inbox.ended
+        {
+            return Err(format!("client {index} never got {}", missing.token));
+        }
+        let known = !inbox.ended;
+        let open = self.conns[client.conn].server_open;
+        if known != open {
+            return Err(format!("client {index}: the model has it {known}, the shell {open}"));
+        }
+        Ok(())
+    }
+
+    /// A gateway's counters and tables agree with the model and with the network.
+    fn check_gateway(&mut self, gateway: usize) -> Result<(), String> {
+        let server = self.gateways[gateway].server;
+        let Some(life) = &self.gateways[gateway].life else {
+            return Err(format!("gateway {gateway} did not start again"));
+        };
+        let total = totals(life);
+        let links = self
+            .conns
+            .iter()
+            .filter(|conn| conn.server == server && conn.server_open)
+            .filter(|conn| matches!(conn.owner, Owner::Worker(_) | Owner::Outside(_)))
+            .count() as u64;
+        let (uids, groups) = names(life);
+        let expected = [life.model.clients.len() as u64, links, uids, groups];
+        let given = [total.clients, total.links, total.uids, total.groups];
+        if given != expected {
+            return Err(format!(
+                "gateway {gateway} counts clients, links, uids, groups {given:?}, not {expected:?}"
+            ));
+        }
+        self.check_balance(gateway, &total)?;
+        let asked = self.outsides[gateway].asked.len();
+        if asked > 0 {
+            return Err(format!("gateway {gateway} left {asked} questions unanswered"));
+        }
+        Ok(())
+    }
+
+    /// Every event a gateway emitted reached a worker, was lost with a link, or was dropped and counted.
+    fn check_balance(&self, gateway: usize, total: &Stats) -> Result<(), String> {
+        let server = self.gateways[gateway].server;
+        let told: usize = self
+            .clients
+            .iter()
+            .filter(|client| client.server == server)
+            .map(|client| client.told.len())
+            .sum();
+        let turned_away = self
+            .clients
+            .iter()
+            .any(|client| client.server == server && client.id.is_none());
+        let dropped = total.drop_slow_worker + total.drop_no_worker + total.close_slow_worker;
+        // Events of a client that was turned away before it had a name here cannot be told apart.
+        if !turned_away && total.events != told as u64 + dropped {
+            return Err(format!(
+                "gateway {gateway} emitted {} events, {told} came or were lost, {dropped} dropped",
+                total.events
+            ));
+        }
+        Ok(())
+    }
+
+    /// What a gateway still has although nobody is connected.
+    fn leftover(&mut self, gateway: usize) -> Option<String> {
+        let server = self.gateways[gateway].server;
+        let loopback = self.gateways[gateway].config.lan_ip.is_loopback();
+        let life = self.gateways[gateway].life.as_ref()?;
+        let total = totals(life);
+        let open = |wanted: fn(&Owner) -> bool| {
+            let conns = self.conns.iter();
+            let of = conns.filter(|conn| conn.server == server && conn.server_open);
+            of.filter(|conn| wanted(&conn.owner)).count()
+        };
+        let workers = open(|owner| matches!(owner, Owner::Worker(_)));
+        let outsides = open(|owner| matches!(owner, Owner::Outside(_)));
+        let conns: usize =
+            life.process.shards().map(|shard| life.process.shell.open_count(shard)).sum();
+        let pings = if loopback { 0 } else { workers as u64 };
+        let alive = self.workers.iter().filter(|worker| worker.alive).count();
+        let expected = [0, 0, 0, pings, (workers + outsides) as u64, alive as u64];
+        let given =
+            [total.clients, total.uids, total.groups, total.timers, conns as u64, workers as u64];
+        (given != expected).then(|| {
+            format!(
+                "clients, uids, groups, timers, connections, workers are {given:?}, not {expected:?}"
+            )
+        })
+    }
+}
+
+/// A call as the trace shows it.
+fn told_in_short(call: &Call) -> String {
+    let mut text = match &call.what {
+        What::Frames(bytes) => format!("commands {:?}", op_numbers(bytes)),
+        other => format!("{other:?}"),
+    };
+    if !call.gone.is_empty() {
+        text.push_str(&format!(", gone {:?}", call.gone));
+    }
+    text
+}
+
+fn check_grace(
+    grace: Duration,
+    life: &Life,
+    shard: ShardId,
+    call: &Call,
+    now: tengate_base::Instant,
+) -> Result<(), String> {
+    let served = life.served[usize::from(shard.0)];
+    if served == now {
+        return Err("closed a client for want of a worker, and has one".into());
+    }
+    if matches!(call.what, What::Timeout) && now - served < grace {
+        return Err(format!("gave up waiting for a worker after {:?}", now - served));
+    }
+    Ok(())
+}
+
+/// The sum over a gateway's shards.
+fn totals(life: &Life) -> Stats {
+    let mut total = Stats::default();
+    for shard in life.process.shards() {
+        let stats = life.process.shell.peek(shard).gateway().stats();
+        total.clients += stats.clients;
+        total.links += stats.links;
+        total.uids += stats.uids;
+        total.groups += stats.groups;
+        total.timers += stats.timers;
+        total.events += stats.events;
+        total.drop_slow_worker += stats.drop_slow_worker;
+        total.drop_no_worker += stats.drop_no_worker;
+        total.close_slow_worker += stats.close_slow_worker;
+    }
+    total
+}
+
+/// How many uids and groups the shards have, each counting its own.
+fn names(life: &Life) -> (u64, u64) {
+    let count = |names: &BTreeMap<&'static str, Vec<u32>>| {
+        let of = |ids: &Vec<u32>| {
+            let mut shards: Vec<usize> =
+                ids.iter().map(|id| life.model.shard_of(*id)).collect();
+            shards.sort_unstable();
+            shards.dedup();
+            shards.len() as u64
+        };
+        names.values().map(of).sum()
+    };
+    (count(&life.model.uids), count(&life.model.groups))
+}
+
+/// A link that got an event after another link had got one in between. `told` is in the order of events.
+fn interleaved(told: &[Told]) -> Option<usize> {
+    let mut left = Vec::new();
+    for pair in told.windows(2) {
+        if pair[0].link != pair[1].link {
+            left.push(pair[0].link);
+            if left.contains(&pair[1].link) {
+                return Some(pair[1].link);
+            }
+        }
+    }
+    None
+}
