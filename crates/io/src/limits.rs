@@ -14,6 +14,8 @@ pub(crate) const STASH_BYTES_MAX: usize = 64 << 20;
 pub(crate) const ACCEPTS_PER_TURN: u32 = 64;
 /// Rest after an accept that failed for lack of descriptors or memory.
 pub(crate) const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Hosts whose shard is remembered for a listener that deals by host.
+pub(crate) const HOSTS_MAX: usize = 4096;
 /// Events one wait takes from epoll.
 pub(crate) const EVENTS_PER_TURN: usize = 1024;
 /// First capacity of a pooled buffer.

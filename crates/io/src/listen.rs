@@ -1,10 +1,12 @@
 //! Opening listeners, before any thread starts, with errors that say what to do.
 
 use core::fmt;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 
+use crate::limits::HOSTS_MAX;
 use crate::sys;
 
 /// A listener to open.
@@ -23,8 +25,31 @@ pub struct ListenSpec {
 pub enum Sharing {
     /// A socket a shard, the kernel deals by a hash of the addresses (SO_REUSEPORT). For many clients.
     PerShard,
-    /// Shard 0 accepts and deals in turn, so that few connections spread evenly. For worker links.
-    HandOff,
+    /// Shard 0 accepts and deals by the peer's address: every host's connections go to one shard, hosts to all shards in
+    /// turn. For worker links: what a worker says on one connection and asks on the next is then handled in that order.
+    ByHost,
+}
+
+/// Deals hosts out to shards.
+#[derive(Debug, Default)]
+pub(crate) struct Dealer {
+    homes: BTreeMap<IpAddr, usize>,
+    next: usize,
+}
+
+impl Dealer {
+    /// The shard of a host: the one it had before, or the next one's turn.
+    pub(crate) fn shard_of(&mut self, host: IpAddr, shard_count: usize) -> usize {
+        if self.homes.len() >= HOSTS_MAX {
+            // Old hosts are dealt anew; only connections that one host opens just around this moment can part.
+            self.homes.clear();
+        }
+        *self.homes.entry(host).or_insert_with(|| {
+            let shard = self.next % shard_count;
+            self.next = shard + 1;
+            shard
+        })
+    }
 }
 
 /// An open listener. Its place in the list given to [`run`](crate::run()) is its [`Door`](tengate_base::Door).
@@ -147,6 +172,19 @@ mod tests {
     }
 
     #[test]
+    fn a_host_keeps_its_shard_and_hosts_go_to_all_shards_in_turn() {
+        let mut dealer = Dealer::default();
+        let host = |last: u8| IpAddr::from([10, 0, 0, last]);
+        let dealt: Vec<usize> =
+            [1, 2, 1, 3, 4, 2, 1].into_iter().map(|last| dealer.shard_of(host(last), 3)).collect();
+        assert_eq!(dealt, [0, 1, 0, 2, 0, 1, 0]);
+        for host in 0..3 * u32::try_from(HOSTS_MAX).unwrap() {
+            dealer.shard_of(core::net::Ipv4Addr::from(host).into(), 3);
+            assert!(dealer.homes.len() <= HOSTS_MAX);
+        }
+    }
+
+    #[test]
     fn every_shard_gets_a_socket_of_the_same_port() {
         let listener = bind(&spec("127.0.0.1:0", Sharing::PerShard), 3).unwrap();
         assert_eq!(listener.sockets.len(), 3);
@@ -171,7 +209,7 @@ mod tests {
 
     #[test]
     fn foreign_address_is_refused_with_advice() {
-        let error = bind(&spec("192.0.2.1:0", Sharing::HandOff), 1).unwrap_err();
+        let error = bind(&spec("192.0.2.1:0", Sharing::ByHost), 1).unwrap_err();
         assert!(matches!(error.fault, BindFault::NotLocal), "{error}");
     }
 }

@@ -13,7 +13,7 @@ use tengate_base::{Door, ShardId};
 
 use crate::affinity::allowed_cores;
 use crate::clock::Clock;
-use crate::listen::{Listener, Sharing};
+use crate::listen::{Dealer, Listener, Sharing};
 use crate::mailbox::{Mailbox, ShardHandle};
 use crate::mesh::{Mesh, Waker};
 use crate::net::{Net, Token};
@@ -256,7 +256,13 @@ fn deal(listeners: Vec<Listener>, shard_count: u16) -> Result<Vec<Vec<OpenListen
             return Err(StartError::ListenerShards(door));
         }
         for (shard, socket) in doors.iter_mut().zip(sockets) {
-            shard.push(OpenListener { door, socket, sharing, is_armed: true, next_shard: 0 });
+            shard.push(OpenListener {
+                door,
+                socket,
+                sharing,
+                is_armed: true,
+                dealer: Dealer::default(),
+            });
         }
     }
     Ok(doors)

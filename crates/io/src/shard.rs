@@ -14,7 +14,7 @@ use tengate_base::{App, CloseCause, ConnId, Door, Instant, ShardId, Sink};
 use crate::clock::Clock;
 use crate::conn::Flags;
 use crate::limits::{EVENTS_PER_TURN, MESH_BATCHES_MAX, READ_BYTES, SETTLE_ROUNDS};
-use crate::listen::Sharing;
+use crate::listen::{Dealer, Sharing};
 use crate::mailbox::{Mail, Mailbox};
 use crate::net::{Accepting, Net, Token};
 use crate::sys;
@@ -54,7 +54,7 @@ pub(crate) struct OpenListener {
     /// Whether epoll reports it.
     pub(crate) is_armed: bool,
     /// Who gets the next socket when they are handed over.
-    pub(crate) next_shard: usize,
+    pub(crate) dealer: Dealer,
 }
 
 /// How long to look for work without sleeping. Waking a thread of another core costs tens of microseconds, so it pays

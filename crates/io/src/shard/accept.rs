@@ -24,9 +24,9 @@ impl<A: Host> Shard<A> {
                     let accepted = Accepted { stream, door: listener.door, peer };
                     match listener.sharing {
                         Sharing::PerShard => self.adopt(accepted),
-                        Sharing::HandOff => {
-                            let shard = listener.next_shard;
-                            listener.next_shard = (shard + 1) % self.mailboxes.len();
+                        Sharing::ByHost => {
+                            let host = canonical(peer).ip();
+                            let shard = listener.dealer.shard_of(host, self.mailboxes.len());
                             self.hand_off(shard, accepted);
                         }
                     }
