@@ -82,7 +82,7 @@ fn secret(name: &str) -> &'static str {
 
 fn gateway(name: &str) -> Gateway {
     let mut config = Config::with_defaults(Ipv4Addr::LOCALHOST, INNER);
-    config.secret_key = Some(secret(name)).filter(|key| !key.is_empty()).map(SecretKey::new);
+    config.secret_key = SecretKey::new(secret(name));
     let protocol = match name {
         "text" => Protocol::Text,
         "frame" => Protocol::Frame,

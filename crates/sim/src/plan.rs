@@ -138,7 +138,7 @@ fn config(rng: &mut Rng, index: usize, loopback: bool, secret: &SecretKey) -> Co
     let mut config = Config::with_defaults(ip, port);
     config.shards = *rng.pick(&[1, 2, 2, 3, 4]);
     config.number_bits = *rng.pick(&[8, 22]);
-    config.secret_key = (!secret.is_empty()).then(|| secret.clone());
+    config.secret_key = secret.clone();
     config.send_to_worker_bytes_max = *rng.pick(&[100, 600, 5000, 1_000_000]);
     config.slow_worker = *rng.pick(&[
         SlowWorker::StopReading,

@@ -34,6 +34,8 @@ pub(super) struct Client {
     pub(super) paused: bool,
     /// It is being closed as soon as its last bytes are written.
     pub(super) closing: bool,
+    /// No worker ever took its events, so none hears of its end.
+    pub(super) abandoned: bool,
 }
 
 /// Where a client is in its protocol.
@@ -86,6 +88,7 @@ impl Client {
             had_group: false,
             paused: false,
             closing: false,
+            abandoned: false,
         }
     }
 }

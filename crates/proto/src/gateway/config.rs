@@ -18,8 +18,8 @@ pub struct Config {
     pub lan_ip: Ipv4Addr,
     /// The announced inner port.
     pub lan_port: u16,
-    /// What a worker or GatewayClient must show; `None` admits everyone who can connect.
-    pub secret_key: Option<SecretKey>,
+    /// What a worker or GatewayClient must show, exactly; with an empty key commands need no greeting before them.
+    pub secret_key: SecretKey,
     /// Client-side listeners, by the index of their door.
     pub listeners: Vec<Listener>,
     /// Largest inner frame accepted from a worker, in bytes with its header.
@@ -144,7 +144,7 @@ impl Config {
             number_bits: 22,
             lan_ip,
             lan_port,
-            secret_key: None,
+            secret_key: SecretKey::new(""),
             listeners: Vec::new(),
             frame_bytes_max: 10_485_760,
             send_to_worker_bytes_max: 10_240_000,

@@ -28,8 +28,10 @@ pub(super) struct Link {
     /// Queries whose answers are not complete, in the order they came.
     pending: VecDeque<Pending>,
     next_seq: u32,
-    /// Read no further until answers have gone out.
+    /// Read no further until pending queries are answered.
     paused: bool,
+    /// Read no further until it has read what it asked for.
+    choked: bool,
     /// Its queue passed the limit and has not come down yet.
     slow: bool,
     /// It is being closed as soon as its last bytes are written.
@@ -45,6 +47,9 @@ impl Link {
 /// How often a worker hears from an idle gateway: PHP's `PERSISTENCE_CONNECTION_PING_INTERVAL`.
 const PING_INTERVAL: Duration = Duration::from_secs(25);
 
+/// Workers one gateway takes.
+const WORKERS_MAX: usize = 16_384;
+
 /// What may go on with a link after a frame.
 enum Next {
     Read,
@@ -56,11 +61,12 @@ impl Gateway {
         let link = Link {
             serial: self.next_serial,
             peer: opened.peer.ip().to_canonical(),
-            authorized: self.config.secret_key.is_none(),
+            authorized: self.config.secret_key.is_empty(),
             key: None,
             pending: VecDeque::new(),
             next_seq: 0,
             paused: false,
+            choked: false,
             slow: false,
             closing: false,
         };
@@ -99,7 +105,7 @@ impl Gateway {
         let mut at = 0;
         while at < bytes.len() {
             match self.link_mut(conn) {
-                Some(link) if link.paused => break,
+                Some(link) if link.paused || link.choked => break,
                 Some(link) if !link.closing => {}
                 _ => return bytes.len(),
             }
@@ -170,7 +176,7 @@ impl Gateway {
             GatewayClientConnect::decode(frame.body).map(|hello| (None, hello.secret_key))
         };
         let Ok((worker_key, shown)) = hello else { return self.refuse(now, conn, sink) };
-        if self.config.secret_key.as_ref().is_some_and(|key| !key.matches(&shown)) {
+        if !self.config.secret_key.matches(&shown) {
             return self.refuse(now, conn, sink);
         }
         let Some(link) = self.link_mut(conn) else { return Next::Stop };
@@ -277,8 +283,11 @@ impl Gateway {
     /// A link's queue has come down.
     pub(super) fn handle_link_drained(&mut self, now: Instant, conn: ConnId, sink: &mut impl Sink) {
         let Some(link) = self.link_mut(conn) else { return };
-        link.slow = false;
-        if let Some(link) = self.link_id(conn) {
+        let was_slow = core::mem::take(&mut link.slow);
+        if core::mem::take(&mut link.choked) && !link.paused {
+            sink.resume(conn);
+        }
+        if was_slow && let Some(link) = self.link_id(conn) {
             self.tell_all(now, &Mesh::Pace { link, slow: false }, sink);
         }
     }
@@ -377,9 +386,27 @@ impl Gateway {
         }
         if link.paused && link.pending.len() <= limit / 2 {
             link.paused = false;
-            sink.resume(conn);
+            if !link.choked {
+                sink.resume(conn);
+            }
         }
         self.stats.queries += answered;
+        self.choke(conn, sink);
+    }
+
+    /// Reads a link no further while it does not read its answers.
+    fn choke(&mut self, conn: ConnId, sink: &mut impl Sink) {
+        let limit = self.config.send_to_worker_bytes_max;
+        if sink.queued(conn) < limit || sink.flush(conn) < limit {
+            return;
+        }
+        if let Some(link) = self.link_mut(conn)
+            && !link.choked
+        {
+            link.choked = true;
+            sink.pause(conn);
+            sink.notify_below(conn, limit / 2);
+        }
     }
 
     /// Carries out a message of another shard, or of this one to itself.
@@ -412,6 +439,10 @@ impl Gateway {
                 {
                     self.collect(link.conn, seq, from, part, sink);
                 }
+            }
+            // As when a newer link takes its place: its shard closes it.
+            Mesh::Join { link, .. } if self.workers.up().count() >= WORKERS_MAX => {
+                self.tell(now, link.shard, &Mesh::WorkerDown { link }, sink);
             }
             Mesh::Join { link, key } => {
                 if let Some(older) = self.workers.by_key(key) {

@@ -8,10 +8,12 @@ use alloc::vec::Vec;
 use tengate_base::{ConnId, How, Instant, Sink};
 
 use super::Gateway;
+use super::client::Codec;
 use super::config::SlowWorker;
 use super::mesh::{self, LinkId, Mesh};
 use super::workers::WorkerRef;
 use crate::wire::header::{Command, FLAG_SCALAR, Header, InnerFrame};
+use crate::wire::websocket;
 
 /// Body of an event.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +83,9 @@ impl Gateway {
         };
         self.stats.events += 1;
         let Some(worker) = self.workers.bound(client.worker) else {
+            if client.abandoned {
+                return;
+            }
             let mut frame = Vec::new();
             header.encode(&client.session, body, &mut frame);
             // A client that leaves needs no room made for it, only its goodbye kept.
@@ -182,12 +187,19 @@ impl Gateway {
         }
     }
 
-    /// Closes a client nobody serves. Its ON_CLOSE has no receiver either, so none is kept.
+    /// Closes a client nobody serves. Its end has no receiver either, so no event tells of it.
     fn abandon(&mut self, now: Instant, conn: ConnId, sink: &mut impl Sink) {
         let Some(client) = self.client_mut(conn) else { return };
-        // Marked, so that an ON_CLOSE that finds no room does not close it again.
-        if !core::mem::replace(&mut client.closing, true) {
-            self.stats.close_no_worker += 1;
+        if client.closing {
+            return;
+        }
+        client.abandoned = true;
+        let in_handshake = matches!(client.codec, Codec::Handshake(_));
+        self.stats.close_no_worker += 1;
+        if in_handshake {
+            websocket::encode_unavailable(sink.buffer(conn));
+            self.close_client(now, conn, How::AfterFlush, sink);
+        } else {
             self.close_client(now, conn, How::AtOnce, sink);
         }
     }

@@ -12,7 +12,8 @@ pub use decode::{ClientDecoder, Decoder, Item, Limits};
 pub use frame::{CONTROL_BYTES_MAX, Opcode, encode_close, encode_header, encode_masked};
 pub use handshake::{
     HEADER_COUNT_MAX, HandshakeError, REQUEST_BYTES_MAX, Request, ResponseError, accept_key,
-    decode_request, decode_response, encode_refusal, encode_request, encode_response, request_key,
+    decode_request, decode_response, encode_refusal, encode_request, encode_response,
+    encode_unavailable, request_key,
 };
 pub use violation::Violation;
 

@@ -129,7 +129,7 @@ pub(crate) fn settings(config: &Config) -> anyhow::Result<wanted::Config> {
         number_bits: NUMBER_BITS,
         lan_ip,
         lan_port: inner.listen.get_ref().0.port(),
-        secret_key: key.map(|key| SecretKey::new(key.0)),
+        secret_key: SecretKey::new(key.map_or_else(String::new, |key| key.0)),
         listeners: listeners.collect::<anyhow::Result<_>>()?,
         frame_bytes_max: bytes(*inner.frame_bytes_max.get_ref()),
         send_to_worker_bytes_max: bytes(*inner.send_to_worker_buffer_bytes.get_ref()),

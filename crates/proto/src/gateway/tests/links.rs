@@ -8,7 +8,7 @@ use crate::wire::header::{Command, FLAG_SCALAR};
 
 fn secured() -> Bed {
     let mut config = config();
-    config.secret_key = Some(SecretKey::new("s3cret"));
+    config.secret_key = SecretKey::new("s3cret");
     Bed::new(config)
 }
 
@@ -37,6 +37,17 @@ fn a_wrong_key_or_a_command_without_a_key_closes_the_link() {
     assert!(bed.shell.is_open(client.place));
     assert_eq!(bed.stats(0).link_unauthorized, 5);
     assert_eq!(bed.stats(0).links, 0);
+}
+
+#[test]
+fn a_gateway_without_a_key_refuses_a_link_that_shows_one_as_php_does() {
+    let mut bed = Bed::new(config());
+    let link = bed.link(0);
+    bed.command(&link, Command::GatewayClientConnect, 0, "", "{\"secret_key\":\"some\"}");
+    assert!(!bed.shell.is_open(link.place));
+    let link = bed.link(0);
+    bed.command(&link, Command::GatewayClientConnect, 0, "", "{\"secret_key\":\"\"}");
+    assert!(bed.shell.is_open(link.place));
 }
 
 #[test]

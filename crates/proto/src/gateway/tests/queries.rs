@@ -143,3 +143,18 @@ fn parts_of_several_shards_are_one_answer() {
         format!("a:4:{{i:0;i:1;i:1;i:2;i:2;i:{};i:3;i:{};}}", far + 1, far + 2)
     );
 }
+
+#[test]
+fn a_link_that_does_not_read_its_answers_is_asked_no_more_until_it_does() {
+    let mut config = config();
+    config.send_to_worker_bytes_max = 100;
+    let mut bed = Bed::new(config);
+    let link = bed.link(0);
+    bed.shell.set_window(link.place, Some(0));
+    let question = frame(Command::IsOnline, 1, FLAG_SCALAR, "", "");
+    bed.shell.send(link.place, &question.repeat(1000));
+    assert_eq!(bed.shell.queued(link.place), 104);
+    assert!(!bed.shell.is_read(link.place));
+    bed.shell.set_window(link.place, None);
+    assert_eq!(bed.shell.receive(link.place), b"\0\0\0\x04i:0;".repeat(1000));
+}

@@ -3,7 +3,8 @@
 use alloc::vec::Vec;
 use alloc::{format, vec};
 
-use super::harness::{Bed, Worker, config};
+use super::harness::{Bed, Worker, config, listening};
+use crate::gateway::Protocol;
 use crate::wire::header::Command;
 
 fn sharded(shards: u16) -> Bed {
@@ -106,6 +107,21 @@ fn without_a_worker_for_too_long_the_client_is_closed_and_counted() {
     assert_eq!((stats.close_no_worker, stats.clients, stats.timers), (1, 0, 0));
     let mut worker = bed.worker(0, "Bw:0");
     assert_eq!(bed.told(&mut worker), Vec::<alloc::string::String>::new());
+    assert_eq!(bed.stats(0).drop_no_worker, 1);
+}
+
+#[test]
+fn a_websocket_client_that_no_worker_takes_is_told_so_in_http() {
+    let mut bed = Bed::new(listening(Protocol::Websocket { binary: false, check_utf8: true }));
+    let client = bed.client(0);
+    bed.shell.send(client.place, b"GET / HTTP/1.1\r\n");
+    bed.advance(5.2);
+    let answer = bed.heard(client);
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ")
+            && answer.ends_with("\r\n\r\nno worker is connected (yet)\n")
+    );
+    assert!(!bed.shell.is_open(client.place));
 }
 
 #[test]

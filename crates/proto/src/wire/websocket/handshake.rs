@@ -139,6 +139,14 @@ pub fn encode_refusal(error: &HandshakeError, out: &mut Vec<u8>) {
     write!(Appender(out), "{head}").expect("appending to memory does not fail");
 }
 
+/// Appends the answer to a client whom no worker can serve now.
+pub fn encode_unavailable(out: &mut Vec<u8>) {
+    out.extend_from_slice(
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 29\r\n\
+          Retry-After: 1\r\nConnection: close\r\n\r\nno worker is connected (yet)\n",
+    );
+}
+
 /// What a server answers to a key (RFC 6455 section 4.2.2): base64 of the SHA-1 of the key and a fixed text.
 pub fn accept_key(key: &[u8]) -> [u8; 28] {
     let mut sha1 = sha1_smol::Sha1::new();
