@@ -2,6 +2,11 @@
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests, where a failure should stop the test")]
 
+pub(crate) mod client;
+pub(crate) mod cluster;
+pub(crate) mod patience;
+pub(crate) mod worker;
+
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;

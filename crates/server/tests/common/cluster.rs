@@ -1,0 +1,199 @@
+//! A register, gateways and workers, each a process of its own, on a loopback address of its own.
+
+use core::net::Ipv4Addr;
+use core::sync::atomic::{AtomicU8, Ordering};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+
+use serde_json::Value;
+
+use super::patience::{PATIENCE, until};
+use super::{Place, Running, stderr, stdout};
+
+/// An address of 127.0.0.0/8 that no other test uses. Its ports stay free while their owner is restarted, because
+/// outgoing connections come from 127.0.0.1.
+pub(crate) fn loopback() -> Ipv4Addr {
+    static COUNT: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 64 | high & 63, low, COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The programs of one cluster, at fixed ports.
+pub(crate) struct Cluster {
+    pub(crate) place: Place,
+    ip: Ipv4Addr,
+}
+
+/// A gateway process and where it is found.
+pub(crate) struct GatewayProcess {
+    pub(crate) process: Running,
+    /// Where clients connect.
+    pub(crate) client: String,
+    /// Where workers connect, and what the register announces.
+    pub(crate) inner: String,
+}
+
+impl Cluster {
+    pub(crate) fn new() -> Self {
+        Self { place: Place::new(), ip: loopback() }
+    }
+
+    pub(crate) fn register_address(&self) -> String {
+        format!("{}:1236", self.ip)
+    }
+
+    pub(crate) fn register(&self) -> Running {
+        let mut register = self.place.start(&["register", "--listen", &self.register_address()]);
+        register.wait_for("the register listens");
+        register
+    }
+
+    /// The gateway of this number, from 0 to 9, with two shards, announced to the register.
+    pub(crate) fn gateway(&self, number: u16) -> GatewayProcess {
+        let client = format!("{}:{}", self.ip, 8280 + number);
+        let inner = format!("{}:{}", self.ip, 2900 + number);
+        let register = self.register_address();
+        let config = format!(
+            "[gateway]\nshards = 2\nregister_address = \"{register}\"\n\
+             [gateway.inner]\nlisten = \"{inner}\"\n\
+             [[gateway.client]]\nlisten = \"{client}\"\nsend_to_client_buffer_bytes = \"{QUEUE_MIB}MiB\"\n"
+        );
+        let config = self.place.file(&format!("gateway-{number}.toml"), &config);
+        let mut process = self.place.start(&["gateway", "--config", config.to_str().unwrap()]);
+        process.wait_for("announced to the register");
+        GatewayProcess { process, client, inner }
+    }
+
+    /// What `tengate status --json` says of this process, or `None` when it does not know it.
+    pub(crate) fn status(&self, process: &Running) -> Option<Value> {
+        find(self.json("status"), process)
+    }
+
+    /// What `tengate connections --json` says of this process.
+    pub(crate) fn connections(&self, process: &Running) -> Option<Value> {
+        find(self.json("connections"), process)
+    }
+
+    /// Waits until every shard of the gateway knows exactly these workers.
+    pub(crate) fn wait_for_workers(&self, gateway: &GatewayProcess, keys: &[&str]) {
+        until(&format!("the gateway's workers are {keys:?}"), || {
+            let status = self.status(&gateway.process)?;
+            let mut shards = status["shards"].as_array().unwrap().iter();
+            let knows = |shard: &Value| {
+                let known = shard["workers"].as_object().unwrap();
+                known.len() == keys.len()
+                    && keys.iter().all(|key| known.keys().any(|known| known.ends_with(key)))
+            };
+            shards.all(knows).then_some(())
+        });
+    }
+
+    /// The addresses that the register announces, sorted.
+    pub(crate) fn announced(&self) -> Vec<String> {
+        let mut stream = TcpStream::connect(self.register_address()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"{\"event\":\"worker_connect\",\"secret_key\":\"\"}\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        let answer: Value = serde_json::from_str(&line).unwrap();
+        let addresses = answer["addresses"].as_array().unwrap();
+        let mut addresses: Vec<String> =
+            addresses.iter().map(|address| address.as_str().unwrap().to_owned()).collect();
+        addresses.sort();
+        addresses
+    }
+
+    /// Waits until the register announces these gateways and no others.
+    pub(crate) fn wait_for_announced(&self, gateways: &[&GatewayProcess]) {
+        let mut wanted: Vec<&str> = gateways.iter().map(|gateway| gateway.inner.as_str()).collect();
+        wanted.sort_unstable();
+        until(&format!("the register announces {wanted:?}"), || {
+            (self.announced() == wanted).then_some(())
+        });
+    }
+
+    fn json(&self, command: &str) -> Vec<Value> {
+        let output = self.place.output(&[command, "--json"]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        serde_json::from_str(&stdout(&output)).unwrap()
+    }
+}
+
+fn find(answers: Vec<Value>, process: &Running) -> Option<Value> {
+    answers.into_iter().find(|answer| answer["pid"] == process.pid())
+}
+
+/// How many descriptors a process has open.
+pub(crate) fn descriptor_count(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// What may wait for one client: more than the kernel takes for a client that does not read.
+pub(crate) const QUEUE_MIB: usize = 32;
+
+/// A worker process, killed when the test ends. What it prints is kept by line.
+pub(crate) struct WorkerProcess {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    seen: BTreeMap<String, usize>,
+}
+
+impl WorkerProcess {
+    /// Starts this test binary again, with its worker instead of its tests; see `worker::run_if_asked`.
+    pub(crate) fn start(cluster: &Cluster, name: &str) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", super::worker::TEST_NAME, "--nocapture"])
+            .env(super::worker::REGISTER_VARIABLE, cluster.register_address())
+            .env(super::worker::NAME_VARIABLE, name);
+        Self::spawn(command)
+    }
+
+    /// Runs any command whose output is lines.
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Self { child, lines, seen: BTreeMap::new() }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `kill -9`, and nothing is left of it.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits until it has printed this line.
+    pub(crate) fn wait_for_line(&mut self, wanted: &str) {
+        until(&format!("the worker prints {wanted:?}; it printed {:?}", self.seen), || {
+            for line in self.lines.try_iter() {
+                *self.seen.entry(line).or_default() += 1;
+            }
+            self.seen.contains_key(wanted).then_some(())
+        });
+    }
+
+    /// How often it has printed this line, of what was waited for.
+    pub(crate) fn count_of(&self, line: &str) -> usize {
+        self.seen.get(line).copied().unwrap_or(0)
+    }
+}
+
+impl Drop for WorkerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

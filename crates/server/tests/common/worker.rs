@@ -1,0 +1,81 @@
+//! The worker of these tests: does what clients ask, and prints whose connections ended.
+//!
+//! A client says `COMMAND ARGUMENTS`; the answer begins with the command.
+#![expect(clippy::print_stdout, reason = "the test that started it reads its output")]
+
+use std::env;
+
+use tengate_worker::{BusinessWorker, ClientId, Context, EventResult, Events, Worker};
+
+use super::cluster::QUEUE_MIB;
+
+/// The test that is this worker when the binary is started as one.
+pub(crate) const TEST_NAME: &str = "this_binary_is_a_worker_when_started_as_one";
+/// Names the register, and makes the binary a worker.
+pub(crate) const REGISTER_VARIABLE: &str = "TENGATE_TEST_WORKER_REGISTER";
+/// The worker's name; its key is `name:0`.
+pub(crate) const NAME_VARIABLE: &str = "TENGATE_TEST_WORKER_NAME";
+
+/// Serves until it is killed, if the environment asks for it.
+pub(crate) fn run_if_asked() {
+    let (Ok(register), Ok(name)) = (env::var(REGISTER_VARIABLE), env::var(NAME_VARIABLE)) else {
+        return;
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let worker = BusinessWorker::builder()
+        .name(&name)
+        .register(register)
+        .send_queue_bytes_max(QUEUE_MIB << 20)
+        .build()
+        .unwrap();
+    runtime.block_on(worker.run(Obedient { name }));
+}
+
+struct Obedient {
+    name: String,
+}
+
+impl Events for Obedient {
+    async fn on_worker_start(&self, worker: &Worker) -> EventResult {
+        println!("started {}", worker.name());
+        Ok(())
+    }
+
+    async fn on_message(&self, ctx: &mut Context, message: &[u8]) -> EventResult {
+        let message = str::from_utf8(message)?;
+        let mut words = message.splitn(3, ' ');
+        let (command, one, two) = (words.next(), words.next(), words.next());
+        let answer = match (command, one, two) {
+            (Some("echo"), Some(number), None) => format!("echo {number} {}", self.name),
+            (Some("id"), None, None) => format!("id {}", ctx.client_id()),
+            (Some("tell"), Some(client), Some(text)) => {
+                let client: ClientId = client.parse()?;
+                match ctx.gateway().send_to_client(client, text).await {
+                    Ok(()) => "tell ok".to_owned(),
+                    Err(error) => format!("tell failed: {error}"),
+                }
+            }
+            (Some("online"), Some(client), None) => {
+                match ctx.gateway().is_online(client.parse()?).await {
+                    Ok(online) => format!("online {online}"),
+                    Err(error) => format!("online failed: {error}"),
+                }
+            }
+            (Some("flood"), Some(count), Some(bytes)) => {
+                let filler = "x".repeat(bytes.parse()?);
+                for number in 0..count.parse::<usize>()? {
+                    ctx.send(&*format!("{number} {filler}")).await?;
+                }
+                return Ok(());
+            }
+            _ => format!("{message:?} is no command"),
+        };
+        ctx.send(&*answer).await?;
+        Ok(())
+    }
+
+    async fn on_close(&self, ctx: &mut Context) -> EventResult {
+        println!("closed {}", ctx.client_id());
+        Ok(())
+    }
+}
