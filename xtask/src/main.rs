@@ -1,5 +1,6 @@
 //! Developer tasks: `cargo xtask ci` is what CI runs, `tidy` the house rules, `golden` the recorded test data.
 
+mod bench;
 mod ci;
 mod golden;
 mod tidy;
@@ -12,6 +13,9 @@ const HELP: &str = "\
 cargo xtask <task>
 
   ci [--install]        everything CI runs; --install first installs the Debian packages the tests need
+  bench --peers DIR [--rounds N]
+                        PHP's GatewayWorker and tengate under the same load, in turn; DIR holds checkouts of
+                        GatewayWorker, workerman and coroutine
   tidy                  house rules that no lint knows: module docs, file lengths, citations
   golden [--from DIR]   rewrites crates/proto/testdata/golden from recordings of the real PHP programs
 ";
@@ -21,6 +25,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done: Result<()> = match arguments.split_first() {
         Some((&"ci", rest)) => ci::run(rest),
+        Some((&"bench", rest)) => bench::run(rest),
         Some((&"tidy", [])) => tidy::run(),
         Some((&"golden", rest)) => golden::run(rest),
         _ => {

@@ -1,0 +1,270 @@
+//! Side-by-side measurements: the same load on PHP's GatewayWorker and on tengate, in turn, in one run.
+
+use core::fmt::Write as _;
+use core::time::Duration;
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{root, say};
+
+/// A cluster that can be measured: how it starts, and how its gateway's processes are found.
+struct Cluster {
+    name: &'static str,
+    children: Vec<Child>,
+    gateway_pids: Vec<u32>,
+    port: u16,
+}
+
+/// One measurement: `tengate-bench` arguments, and the figures of its report that are compared.
+struct Load {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    figures: &'static [&'static str],
+}
+
+const LOADS: &[Load] = &[
+    Load {
+        name: "routed echo, 64 B, 64 clients",
+        arguments: &["echo", "--clients", "64", "--seconds", "4"],
+        figures: &[
+            "messages_per_second",
+            "server_cpu_us_per_message",
+            "latency_us_p50",
+            "latency_us_p99",
+        ],
+    },
+    Load {
+        name: "routed echo, 64 B, 1000 clients",
+        arguments: &["echo", "--clients", "1000", "--seconds", "4"],
+        figures: &[
+            "messages_per_second",
+            "server_cpu_us_per_message",
+            "latency_us_p50",
+            "latency_us_p99",
+        ],
+    },
+    Load {
+        name: "broadcast, 64 B, 1000 clients",
+        arguments: &["fanout", "--clients", "1000", "--rounds", "100"],
+        figures: &["deliveries_per_second", "server_cpu_us_per_delivery"],
+    },
+    Load {
+        name: "15 000 idle clients with a uid each",
+        arguments: &["hold", "--clients", "15000"],
+        figures: &["bytes_per_client", "handshakes_per_second"],
+    },
+];
+
+/// Runs every load on both, `--rounds` times in turn, and prints a table.
+///
+/// # Errors
+/// No peers, or a cluster or a load that fails.
+pub(crate) fn run(arguments: &[&str]) -> Result<()> {
+    let (peers, rounds) = match arguments {
+        ["--peers", peers] => (Path::new(peers).canonicalize()?, 3),
+        ["--peers", peers, "--rounds", rounds] => {
+            (Path::new(peers).canonicalize()?, rounds.parse()?)
+        }
+        _ => bail!(
+            "bench needs --peers DIR, a folder with checkouts of GatewayWorker, workerman and coroutine"
+        ),
+    };
+    let status = Command::new("cargo")
+        .args(["build", "--release", "--locked", "--bin", "tengate", "--bin", "tengate-bench"])
+        .current_dir(root())
+        .status()?;
+    ensure!(status.success(), "the release build failed");
+    let mut table = String::from(
+        "| load | figure | PHP GatewayWorker | tengate | ratio |\n|---|---|---|---|---|\n",
+    );
+    for load in LOADS {
+        let mut php = Vec::new();
+        let mut ours = Vec::new();
+        for round in 1..=rounds {
+            say(&format!("bench: {}, round {round} of {rounds}", load.name));
+            php.push(measure(Cluster::php(&peers)?, load)?);
+            ours.push(measure(Cluster::tengate()?, load)?);
+        }
+        for figure in load.figures {
+            let (theirs, ours) = (spread(&php, figure), spread(&ours, figure));
+            writeln!(
+                table,
+                "| {} | {figure} | {} | {} | {:.2} |",
+                load.name,
+                show(&theirs),
+                show(&ours),
+                ours[1] / theirs[1]
+            )?;
+        }
+    }
+    say(&table);
+    Ok(())
+}
+
+fn measure(cluster: Cluster, load: &Load) -> Result<Value> {
+    let mut command = Command::new(binary("tengate-bench"));
+    let (mode, options) = load.arguments.split_first().context("a load has a mode")?;
+    command.arg(mode).arg(format!("ws://127.0.0.1:{}", cluster.port)).args(options).arg("--json");
+    for pid in &cluster.gateway_pids {
+        command.args(["--pid", &pid.to_string()]);
+    }
+    let output = command.stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "{} failed on {}", load.name, cluster.name);
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    say(&format!("  {}: {report}", cluster.name));
+    Ok(report)
+}
+
+/// Least, median and greatest of a figure.
+fn spread(reports: &[Value], figure: &str) -> [f64; 3] {
+    let mut values: Vec<f64> =
+        reports.iter().filter_map(|report| report[figure].as_f64()).collect();
+    values.sort_by(f64::total_cmp);
+    let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+    [at(0), at(values.len() / 2), at(values.len().saturating_sub(1))]
+}
+
+fn show([least, median, greatest]: &[f64; 3]) -> String {
+    let digits = usize::from(*median < 100.0);
+    format!("**{median:.digits$}** [{least:.digits$}…{greatest:.digits$}]")
+}
+
+impl Cluster {
+    fn php(peers: &Path) -> Result<Self> {
+        let port = free_port()?;
+        let child = Command::new("php")
+            .args([
+                "-d",
+                "opcache.enable_cli=1",
+                "-d",
+                "opcache.jit=1255",
+                "-d",
+                "opcache.jit_buffer_size=64M",
+            ])
+            .arg(root().join("crates/bench/php/start.php"))
+            .arg("start")
+            .env("TENGATE_PHP_PEERS", peers)
+            .env("PORT", port.to_string())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("php cannot be started")?;
+        let mut cluster =
+            Self { name: "php", children: vec![child], gateway_pids: Vec::new(), port };
+        cluster.wait()?;
+        let title = format!("BenchGateway websocket://127.0.0.1:{port}");
+        cluster.gateway_pids = processes(&title)?;
+        ensure!(!cluster.gateway_pids.is_empty(), "no process is called {title}");
+        Ok(cluster)
+    }
+
+    fn tengate() -> Result<Self> {
+        let (port, register, inner) = (free_port()?, free_port()?, free_port()?);
+        let [port_at, register_at, inner_at] =
+            [port, register, inner].map(|port| format!("127.0.0.1:{port}"));
+        let client = format!("websocket://{port_at}");
+        let start = |program: &str, arguments: &[&str]| -> Result<Child> {
+            let child = Command::new(binary(program))
+                .args(arguments)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn();
+            child.with_context(|| format!("{program} cannot be started"))
+        };
+        let mut children = vec![start("tengate", &["register", "--listen", &register_at])?];
+        children.push(start(
+            "tengate",
+            &[
+                "gateway",
+                "--client",
+                &client,
+                "--inner",
+                &inner_at,
+                "--register",
+                &register_at,
+                "--shards",
+                "1",
+            ],
+        )?);
+        let gateway_pids = vec![children[1].id()];
+        children.push(start("tengate-bench", &["worker", "--register", &register_at])?);
+        let cluster = Self { name: "tengate", children, gateway_pids, port };
+        cluster.wait()?;
+        Ok(cluster)
+    }
+
+    /// Waits until the gateway listens, and a moment longer for its worker.
+    fn wait(&self) -> Result<()> {
+        let deadline = now() + Duration::from_secs(10);
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            ensure!(now() < deadline, "{} does not listen on port {}", self.name, self.port);
+            pause(Duration::from_millis(50));
+        }
+        pause(Duration::from_secs(3));
+        Ok(())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let stopped = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+            if stopped.is_ok() {
+                // A process that does not stop is not worth waiting for.
+                let deadline = now() + Duration::from_secs(5);
+                while now() < deadline && matches!(child.try_wait(), Ok(None)) {
+                    pause(Duration::from_millis(50));
+                }
+            }
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+/// Processes whose command line holds `title`.
+fn processes(title: &str) -> Result<Vec<u32>> {
+    let mut pids = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).split_whitespace().collect::<Vec<_>>().join(" ");
+        if line.contains(title) {
+            pids.push(pid);
+        }
+    }
+    Ok(pids)
+}
+
+fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn binary(name: &str) -> std::path::PathBuf {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
+    target.join("release").join(name)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "waits for processes that tell nobody when they are ready"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "waits for processes that tell nobody when they are ready"
+)]
+fn pause(time: Duration) {
+    thread::sleep(time);
+}
