@@ -60,6 +60,9 @@ pub enum How {
     AfterFlush,
     /// Drop what is queued and close (PHP's `destroy`).
     AtOnce,
+    /// Stop reading and writing, and hand back what is queued: `handle_closed` follows with it, in this turn, as if the
+    /// network had cut the connection.
+    GiveBack,
 }
 
 /// What [`Sink::close`] did.
@@ -67,7 +70,8 @@ pub enum How {
 pub enum Closed {
     /// The connection is gone; `handle_closed` will not be called for it.
     Now,
-    /// Bytes are still queued; `handle_closed` follows, with [`CloseCause::Flushed`] when all went out.
+    /// Bytes are still queued; `handle_closed` follows, with [`CloseCause::Flushed`] when all went out, and with
+    /// [`CloseCause::Reset`] after [`How::GiveBack`].
     Later,
 }
 

@@ -398,6 +398,10 @@ impl Sink for Net {
                 }
                 Closed::Later
             }
+            How::GiveBack => {
+                self.mark_broken(index);
+                Closed::Later
+            }
         }
     }
 

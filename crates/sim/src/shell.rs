@@ -63,6 +63,8 @@ struct Conn {
     paused: bool,
     fresh: bool,
     closing: bool,
+    /// The app has given it up; what is queued goes back.
+    broken: bool,
     notify_below: Option<usize>,
 }
 
@@ -298,7 +300,7 @@ impl<A: App> Shell<A> {
         for index in 0..self.shards[shard].1.conns.len() {
             let (app, memory) = &mut self.shards[shard];
             let conn = &mut memory.conns[index];
-            if conn.open && conn.fresh && !conn.paused && !conn.closing {
+            if conn.open && conn.fresh && !conn.paused && !conn.closing && !conn.broken {
                 conn.fresh = false;
                 busy = true;
                 let mut input = mem::take(&mut conn.input);
@@ -335,6 +337,11 @@ impl<A: App> Shell<A> {
             let (app, memory) = &mut self.shards[shard];
             let conn = &mut memory.conns[index];
             if !conn.open {
+                continue;
+            }
+            if conn.broken {
+                busy = true;
+                self.lose(id(shard), conn_id(index), CloseCause::Reset);
                 continue;
             }
             let left = conn.write();
@@ -407,6 +414,9 @@ impl Conn {
 
     /// Writes what the peer takes; returns what is left.
     fn write(&mut self) -> usize {
+        if self.broken {
+            return self.unwritten();
+        }
         let taken = self.unwritten().min(self.window.unwrap_or(usize::MAX));
         self.window = self.window.map(|window| window - taken);
         self.written.extend_from_slice(&self.output[self.sent..self.sent + taken]);
@@ -444,6 +454,10 @@ impl Sink for Memory {
 
     fn close(&mut self, id: ConnId, how: How) -> Closed {
         let Some(conn) = self.open(id) else { return Closed::Now };
+        if how == How::GiveBack {
+            conn.broken = true;
+            return Closed::Later;
+        }
         if how == How::AfterFlush && conn.write() > 0 {
             conn.closing = true;
             return Closed::Later;

@@ -36,6 +36,10 @@ pub(super) struct Link {
     slow: bool,
     /// It is being closed as soon as its last bytes are written.
     closing: bool,
+    /// Shards that send it no more events and wait for what it could not write.
+    waiting_shards: Vec<ShardId>,
+    /// Events that came while it was being closed.
+    late: Vec<u8>,
 }
 
 impl Link {
@@ -69,6 +73,8 @@ impl Gateway {
             choked: false,
             slow: false,
             closing: false,
+            waiting_shards: Vec::new(),
+            late: Vec::new(),
         };
         self.next_serial = self.next_serial.wrapping_add(1);
         self.stats.links += 1;
@@ -90,9 +96,21 @@ impl Gateway {
         self.link_mut(conn).map(|link| LinkId { shard, conn, serial: link.serial })
     }
 
+    /// This very link, also while it is being closed.
+    fn open_link_mut(&mut self, id: LinkId) -> Option<&mut Link> {
+        self.link_mut(id.conn).filter(|link| link.serial == id.serial)
+    }
+
     /// Whether this shard still has this very link.
     pub(super) fn is_link(&mut self, id: LinkId) -> bool {
-        self.link_mut(id.conn).is_some_and(|link| link.serial == id.serial && !link.closing)
+        self.open_link_mut(id).is_some_and(|link| !link.closing)
+    }
+
+    /// Keeps an event that came too late for its link: newer than what the link gives back when it is gone.
+    fn keep_late(&mut self, id: LinkId, frame: &[u8]) -> bool {
+        let Some(link) = self.open_link_mut(id) else { return false };
+        link.late.extend_from_slice(frame);
+        true
     }
 
     pub(super) fn handle_link_bytes(
@@ -120,7 +138,7 @@ impl Gateway {
                 }
                 Err(_) => {
                     self.stats.link_malformed += 1;
-                    self.close_link(now, conn, How::AfterFlush, sink);
+                    self.close_link(now, conn, How::GiveBack, sink);
                     return bytes.len();
                 }
             }
@@ -210,7 +228,7 @@ impl Gateway {
     pub(super) fn handle_link_due(&mut self, now: Instant, conn: ConnId, sink: &mut impl Sink) {
         let Some(link) = self.link_mut(conn) else { return };
         if link.closing {
-            self.close_link(now, conn, How::AtOnce, sink);
+            self.close_link(now, conn, How::GiveBack, sink);
         } else if link.key.is_some() {
             let ping =
                 Header { command: Command::Ping as u8, flag: FLAG_SCALAR, ..Header::default() };
@@ -234,6 +252,7 @@ impl Gateway {
         link.closing = true;
         match sink.close(conn, how) {
             Closed::Now => self.forget_link(now, conn, b"", sink),
+            Closed::Later if how == How::GiveBack => self.wheel.cancel(conn.0),
             Closed::Later => self.wheel.set(conn.0, now + linger),
         }
     }
@@ -253,12 +272,15 @@ impl Gateway {
         if link.key.is_none() {
             return;
         }
-        for frame in route::split(unsent) {
+        for frame in route::split(unsent).chain(route::split(&link.late)) {
             if let Some(shard) = route::client_of(frame).and_then(|client| self.owner(client)) {
                 self.tell(now, shard, &Mesh::Return { link: id, frame }, sink);
             }
         }
         self.tell(now, DIRECTORY, &Mesh::Leave { link: id }, sink);
+        for shard in link.waiting_shards {
+            self.tell(now, shard, &Mesh::Drained { link: id }, sink);
+        }
     }
 
     /// After an event was put into a local link: says so to every shard when the worker has become slow.
@@ -453,14 +475,18 @@ impl Gateway {
             Mesh::Leave { link } => self.tell_all(now, &Mesh::WorkerDown { link }, sink),
             Mesh::WorkerUp { link, key } => self.handle_worker_up(now, link, key, sink),
             Mesh::WorkerDown { link } => self.handle_worker_down(now, link, sink),
-            Mesh::DownAck { link } => self.tell(now, from, &Mesh::Drained { link }, sink),
+            Mesh::DownAck { link } => match self.open_link_mut(link) {
+                // What it cannot write comes back when it is gone, and is older than what `from` will send elsewhere.
+                Some(open) => open.waiting_shards.push(from),
+                None => self.tell(now, from, &Mesh::Drained { link }, sink),
+            },
             Mesh::Drained { link } => self.handle_link_emptied(now, link, sink),
             Mesh::Pace { link, slow } => self.handle_pace(link, slow, sink),
         }
     }
 
-    /// An event of another shard's client for a link of this shard; back it goes when the link is gone.
-    fn handle_event(
+    /// An event of a client of `from` for a link of this shard; back it goes when the link is gone.
+    pub(super) fn handle_event(
         &mut self,
         now: Instant,
         from: ShardId,
@@ -471,7 +497,7 @@ impl Gateway {
         if self.is_link(link) {
             sink.buffer(link.conn).extend_from_slice(frame);
             self.watch_link(now, link, sink);
-        } else {
+        } else if !self.keep_late(link, frame) {
             self.tell(now, from, &Mesh::Return { link, frame }, sink);
         }
     }

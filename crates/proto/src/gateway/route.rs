@@ -81,17 +81,18 @@ impl Gateway {
             flag,
             gateway_port: self.config.listeners[usize::from(client.door.0)].port,
         };
-        self.stats.events += 1;
         let Some(worker) = self.workers.bound(client.worker) else {
             if client.abandoned {
                 return;
             }
+            self.stats.events += 1;
             let mut frame = Vec::new();
             header.encode(&client.session, body, &mut frame);
             // A client that leaves needs no room made for it, only its goodbye kept.
             let staying = (command != Command::OnClose).then_some(conn);
             return self.wait(now, staying, &frame, sink);
         };
+        self.stats.events += 1;
         if worker.down {
             return header.encode(&client.session, body, &mut worker.backlog.held);
         }
@@ -99,14 +100,20 @@ impl Gateway {
         if slow && !self.admit_slow(now, conn, command, sink) {
             return;
         }
+        let is_open = self.is_link(link);
         let Some(client) = self.client(conn) else { return };
-        if link.shard == self.shard {
-            header.encode(&client.session, body, sink.buffer(link.conn));
-            self.watch_link(now, link, sink);
-        } else {
+        if link.shard != self.shard {
             mesh::encode_event(link, sink.mesh(link.shard), |out| {
                 header.encode(&client.session, body, out)
             });
+        } else if is_open {
+            header.encode(&client.session, body, sink.buffer(link.conn));
+            self.watch_link(now, link, sink);
+        } else {
+            // The link is gone or going, and the directory has not said so yet.
+            let mut frame = Vec::new();
+            header.encode(&client.session, body, &mut frame);
+            self.handle_event(now, self.shard, link, &frame, sink);
         }
     }
 
@@ -229,7 +236,8 @@ impl Gateway {
         if link.shard == self.shard && self.is_link(link) {
             // It was replaced by a newer link with the same worker_key.
             self.stats.link_replaced += 1;
-            self.close_link(now, link.conn, How::AfterFlush, sink);
+            // Its worker has come back: the old link leads nowhere, or to a worker that PHP would cut off as well.
+            self.close_link(now, link.conn, How::GiveBack, sink);
         }
         if self.workers.take_down(link) {
             self.tell(now, link.shard, &Mesh::DownAck { link }, sink);
@@ -300,8 +308,7 @@ impl Gateway {
         }
         let link = worker.link;
         if link.shard == self.shard {
-            sink.buffer(link.conn).extend_from_slice(frame);
-            self.watch_link(now, link, sink);
+            self.handle_event(now, self.shard, link, frame, sink);
         } else {
             mesh::encode_event(link, sink.mesh(link.shard), |out| out.extend_from_slice(frame));
         }

@@ -4,6 +4,7 @@ mod commands;
 mod harness;
 mod inbound;
 mod links;
+mod moving;
 mod queries;
 mod routing;
 mod slow;
