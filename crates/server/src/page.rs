@@ -1,6 +1,6 @@
 //! The demo page: the files of web/demo, served from memory.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use axum::Router;
 use axum::extract::State;
@@ -11,6 +11,9 @@ use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use rust_embed::Embed;
 use tokio::net::TcpListener;
+
+/// The addresses that `localhost` is a name of.
+const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 #[derive(Debug, Embed)]
 #[folder = "../../web/demo"]
@@ -30,9 +33,10 @@ fn policy(gateway: Option<SocketAddr>) -> String {
     let connect = match gateway {
         None => "'none'".to_owned(),
         // The page asks for the gateway at the host it came from, and that has more names than an address.
-        Some(address) if address.ip().is_loopback() => {
+        Some(address) if LOCALHOST.contains(&address.ip()) => {
             format!("ws://127.0.0.1:{port} ws://localhost:{port}", port = address.port())
         }
+        Some(address) if address.ip().is_loopback() => format!("ws://{address}"),
         Some(address) => format!("ws://*:{port} wss://*:{port}", port = address.port()),
     };
     format!(
@@ -89,6 +93,12 @@ mod tests {
             "{policy}"
         );
         assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
+    }
+
+    #[test]
+    fn a_gateway_on_another_loopback_address_is_named_by_that() {
+        let policy = policy(Some("127.0.0.2:8282".parse().unwrap()));
+        assert!(policy.contains("connect-src ws://127.0.0.2:8282;"), "{policy}");
     }
 
     #[test]
