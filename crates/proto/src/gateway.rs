@@ -15,7 +15,6 @@ mod heartbeat;
 mod ids;
 mod inbound;
 mod link;
-mod json;
 mod members;
 mod mesh;
 mod names;

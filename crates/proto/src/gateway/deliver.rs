@@ -7,7 +7,7 @@ use tengate_base::{ConnId, How, Instant, Sink};
 
 use super::client::Codec;
 use super::config::{Listener, Protocol, SlowClient};
-use super::{Gateway, Slot, json};
+use super::{Gateway, Slot};
 use crate::wire::header::InnerFrame;
 use crate::wire::websocket::{Opcode, encode_header};
 use crate::wire::{length, php, text};
@@ -154,7 +154,10 @@ pub(super) fn client_body<'a>(frame: &InnerFrame<'a>) -> Option<Cow<'a, [u8]>> {
         Ok(php::Value::Null) | Err(_) => None,
         Ok(value) => {
             let mut text = Vec::new();
-            json::encode(&value, &mut text);
+            // As in PHP, what JSON cannot say is an empty message.
+            if php::json_encode(&value, &mut text).is_err() {
+                text.clear();
+            }
             Some(Cow::Owned(text))
         }
     }

@@ -4,6 +4,16 @@ use alloc::vec::Vec;
 
 /// Appends a string with its quotes.
 pub(super) fn string(text: &str, out: &mut Vec<u8>) {
+    quoted(text, char::is_ascii, out);
+}
+
+/// Appends a string with its quotes under PHP's JSON_UNESCAPED_UNICODE: only the two line separators, which JavaScript
+/// does not take in strings, are escaped beyond ASCII.
+pub(super) fn string_unescaped_unicode(text: &str, out: &mut Vec<u8>) {
+    quoted(text, |char| !matches!(char, '\u{2028}' | '\u{2029}'), out);
+}
+
+fn quoted(text: &str, is_plain: impl Fn(&char) -> bool, out: &mut Vec<u8>) {
     out.push(b'"');
     for char in text.chars() {
         match char {
@@ -13,7 +23,9 @@ pub(super) fn string(text: &str, out: &mut Vec<u8>) {
             '\n' => out.extend_from_slice(b"\\n"),
             '\r' => out.extend_from_slice(b"\\r"),
             '\t' => out.extend_from_slice(b"\\t"),
-            ' '..='\u{7f}' => out.push(char as u8),
+            ' '.. if is_plain(&char) => {
+                out.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes())
+            }
             _ => {
                 for unit in char.encode_utf16(&mut [0; 2]) {
                     out.extend_from_slice(b"\\u");

@@ -7,6 +7,7 @@
 mod array;
 mod decode;
 mod encode;
+mod json;
 mod query;
 mod handshake;
 
@@ -16,6 +17,7 @@ pub use array::{Array, ArrayFull, IntoIter, Iter, array_replace_recursive};
 pub use decode::{Limits, UnserializeError, unserialize};
 pub use encode::{serialize, write};
 pub use handshake::{HandshakeRequest, on_websocket_connect_body};
+pub use json::{NotJson, json_encode};
 
 /// A key of a PHP array.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -67,7 +67,7 @@ pub mod write {
         } else if double.is_infinite() {
             out.extend_from_slice(if double > 0.0 { b"INF" } else { b"-INF" });
         } else {
-            digits_of(double, out);
+            digits_of(double, 'E', out);
         }
         out.push(b';');
     }
@@ -111,8 +111,8 @@ pub mod write {
 }
 
 /// A finite number as PHP prints it: plain while the point is at most 17 digits right and 3 zeros left of the first digit,
-/// else `1.0E+25` (`zend_gcvt` with 17 digits).
-fn digits_of(double: f64, out: &mut Vec<u8>) {
+/// else `1.0E+25` with the given mark (`zend_gcvt` with 17 digits).
+pub(super) fn digits_of(double: f64, exponent_mark: char, out: &mut Vec<u8>) {
     let text = shortest(double);
     let (mantissa, exponent) = text.split_once('e').expect("the exponent form has an e");
     let exponent: i32 = exponent.parse().expect("the exponent is a small integer");
@@ -142,7 +142,7 @@ fn digits_of(double: f64, out: &mut Vec<u8>) {
             append(first);
             append(".");
             append(if rest.is_empty() { "0" } else { rest });
-            append(&alloc::format!("E{exponent:+}"));
+            append(&alloc::format!("{exponent_mark}{exponent:+}"));
         }
     }
 }
