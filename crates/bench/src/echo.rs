@@ -6,30 +6,19 @@ use anyhow::Result;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::clients::{Clients, Target};
+use crate::clients::Clients;
+use crate::load::{Load, cpu_words};
 use crate::process::Usage;
 use crate::report;
 
-/// What to send where.
+/// What to send where, and for how long.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The gateway, as ws://host:port.
-    url: String,
-    /// How many clients.
-    #[arg(long, default_value_t = 64)]
-    clients: usize,
+    #[command(flatten)]
+    load: Load,
     /// How long to measure, in seconds, after one second of warm-up.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
-    /// Bytes of a message.
-    #[arg(long, default_value_t = 64)]
-    bytes: usize,
-    /// Process of the gateway, to measure its processor time; may be repeated.
-    #[arg(long = "pid")]
-    pids: Vec<u32>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// What came of it.
@@ -45,45 +34,40 @@ struct Report {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let target = Target::parse(&options.url)?;
-    let bar = report::progress("connecting", options.clients as u64);
-    let mut clients =
-        Clients::connect(&target, options.clients, |done| bar.set_position(done as u64))?;
-    bar.finish_and_clear();
-    let payload = vec![b'e'; options.bytes.max(1)];
+    let load = &options.load;
+    let mut clients = load.connect()?;
+    let payload = vec![b'e'; load.bytes.max(1)];
     for client in 0..clients.len() {
         clients.send(client, &payload)?;
     }
     measure(&mut clients, &payload, Duration::from_secs(1))?;
-    let before = Usage::of(&options.pids)?;
+    let before = Usage::of(&load.pids)?;
     let start = clients.now();
     let latencies = measure(&mut clients, &payload, Duration::from_secs(options.seconds))?;
     let seconds = report::micros(clients.now() - start) / 1e6;
-    let used = Usage::of(&options.pids)?.cpu_seconds - before.cpu_seconds;
+    let used = Usage::of(&load.pids)?.cpu_seconds - before.cpu_seconds;
     #[expect(clippy::cast_precision_loss, reason = "a count of messages is far below 2^52")]
     let count = latencies.len() as f64;
     let result = Report {
-        clients: options.clients,
-        bytes: options.bytes,
+        clients: load.clients,
+        bytes: load.bytes,
         messages_per_second: count / seconds,
         latency_us_p50: report::micros(latencies.value_at_quantile(0.5)),
         latency_us_p99: report::micros(latencies.value_at_quantile(0.99)),
         latency_us_max: report::micros(latencies.max()),
-        server_cpu_us_per_message: (!options.pids.is_empty()).then(|| used * 1e6 / count),
+        server_cpu_us_per_message: load.per_unit(used, count),
     };
-    let cpu = result
-        .server_cpu_us_per_message
-        .map_or_else(String::new, |us| format!(", server {us:.2} µs/message"));
     let line = format!(
-        "echo: {} clients, {} B: {:.0} messages/s, p50 {:.0} µs, p99 {:.0} µs, max {:.0} µs{cpu}",
+        "echo: {} clients, {} B: {:.0} messages/s, p50 {:.0} µs, p99 {:.0} µs, max {:.0} µs{}",
         result.clients,
         result.bytes,
         result.messages_per_second,
         result.latency_us_p50,
         result.latency_us_p99,
-        result.latency_us_max
+        result.latency_us_max,
+        cpu_words(result.server_cpu_us_per_message, "message")
     );
-    report::print(options.json, &line, &result)
+    report::print(load.json, &line, &result)
 }
 
 /// Answers every echo with the next message until the time is over.

@@ -5,31 +5,20 @@ use core::time::Duration;
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
-use crate::clients::{Clients, Target};
+use crate::clients::Clients;
+use crate::load::{Load, cpu_words};
 use crate::process::Usage;
 use crate::report;
 use crate::worker::BROADCAST;
 
-/// What to send where.
+/// What to send where, and how often.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The gateway, as ws://host:port.
-    url: String,
-    /// How many clients.
-    #[arg(long, default_value_t = 1000)]
-    clients: usize,
+    #[command(flatten)]
+    load: Load,
     /// How many broadcasts, after one of warm-up.
     #[arg(long, default_value_t = 100)]
     rounds: u32,
-    /// Bytes of a message.
-    #[arg(long, default_value_t = 64)]
-    bytes: usize,
-    /// Process of the gateway, to measure its processor time; may be repeated.
-    #[arg(long = "pid")]
-    pids: Vec<u32>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// What came of it.
@@ -43,38 +32,36 @@ struct Report {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let target = Target::parse(&options.url)?;
-    let bar = report::progress("connecting", options.clients as u64);
-    let mut clients =
-        Clients::connect(&target, options.clients, |done| bar.set_position(done as u64))?;
-    bar.finish_and_clear();
-    let mut payload = vec![b'x'; options.bytes.max(1)];
+    let load = &options.load;
+    let mut clients = load.connect()?;
+    let mut payload = vec![b'x'; load.bytes.max(1)];
     payload[0] = BROADCAST;
     round(&mut clients, &payload)?;
-    let before = Usage::of(&options.pids)?;
+    let before = Usage::of(&load.pids)?;
     let start = clients.now();
     for _ in 0..options.rounds {
         round(&mut clients, &payload)?;
     }
     let seconds = report::micros(clients.now() - start) / 1e6;
-    let used = Usage::of(&options.pids)?.cpu_seconds - before.cpu_seconds;
+    let used = Usage::of(&load.pids)?.cpu_seconds - before.cpu_seconds;
     #[expect(clippy::cast_precision_loss, reason = "a count of deliveries is far below 2^52")]
     let deliveries = clients.len() as f64 * f64::from(options.rounds);
     let result = Report {
-        clients: options.clients,
-        bytes: options.bytes,
+        clients: load.clients,
+        bytes: load.bytes,
         rounds: options.rounds,
         deliveries_per_second: deliveries / seconds,
-        server_cpu_us_per_delivery: (!options.pids.is_empty()).then(|| used * 1e6 / deliveries),
+        server_cpu_us_per_delivery: load.per_unit(used, deliveries),
     };
-    let cpu = result
-        .server_cpu_us_per_delivery
-        .map_or_else(String::new, |us| format!(", server {us:.2} µs/delivery"));
     let line = format!(
-        "fanout: {} clients, {} B, {} rounds: {:.0} deliveries/s{cpu}",
-        result.clients, result.bytes, result.rounds, result.deliveries_per_second
+        "fanout: {} clients, {} B, {} rounds: {:.0} deliveries/s{}",
+        result.clients,
+        result.bytes,
+        result.rounds,
+        result.deliveries_per_second,
+        cpu_words(result.server_cpu_us_per_delivery, "delivery")
     );
-    report::print(options.json, &line, &result)
+    report::print(load.json, &line, &result)
 }
 
 /// One broadcast, until every client has it.

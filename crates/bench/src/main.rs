@@ -4,6 +4,7 @@ mod clients;
 mod echo;
 mod fanout;
 mod hold;
+mod load;
 mod process;
 mod report;
 mod worker;
