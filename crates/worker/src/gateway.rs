@@ -23,8 +23,8 @@ use crate::register;
 ///
 /// In a worker, sends go over its links and return at once; outside ([`Client`](crate::Client)) they return when the kernel
 /// has them. Queries to all gateways run at the same time over connections of their own. Calls of one task to one gateway
-/// happen in the order they are made. A query leaves after the sends before it, but on its own connection: a gateway that
-/// reads connections on several threads may still answer it first.
+/// happen in the order they are made. A query leaves after the sends before it, on its own connection; a gateway
+/// handles one host's connections in the order their bytes came.
 ///
 /// | PHP | here |
 /// |---|---|

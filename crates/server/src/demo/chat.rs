@@ -135,8 +135,15 @@ impl Events for Chat {
     async fn on_close(&self, ctx: &mut Context) -> EventResult {
         if let Some(member) = Member::from_session(ctx.session()) {
             let client = ctx.client_id();
-            tell_online(ctx.gateway(), &member.room, Change::Left(client)).await?;
-            tell_rooms(ctx.gateway(), client, None).await?;
+            let told = async {
+                tell_online(ctx.gateway(), &member.room, Change::Left(client)).await?;
+                tell_rooms(ctx.gateway(), client, None).await
+            };
+            match told.await {
+                // The gateway itself is leaving: nobody is left to be told.
+                Ok(()) | Err(CallError::NoGateway) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
     }
