@@ -222,9 +222,14 @@ impl World {
             self.client_gets(index, &line);
             return Some(len + 1);
         }
+        if client.phase == Phase::Gone {
+            // It was refused: the rest is for people to read.
+            return Some(bytes.len());
+        }
         if client.phase == Phase::Opening {
-            if bytes.starts_with(b"HTTP/1.1 4") {
-                // Refused: the rest is for people to read.
+            let code = bytes.get(9)?;
+            if matches!(code, b'4' | b'5') {
+                client.phase = Phase::Gone;
                 return Some(bytes.len());
             }
             return match decode_response(bytes, &client.key, 4096) {

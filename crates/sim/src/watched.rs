@@ -30,6 +30,8 @@ pub(crate) struct Call {
     pub(crate) before: Stats,
     /// Its counters after.
     pub(crate) after: Stats,
+    /// Workers it knows afterwards.
+    pub(crate) workers: usize,
     /// Clients it had before and has no more.
     pub(crate) gone: Vec<u32>,
 }
@@ -117,7 +119,8 @@ impl Watched {
                 here
             });
         }
-        self.journal.push(Call { what, before, after, gone });
+        let workers = self.gateway.workers().count();
+        self.journal.push(Call { what, before, after, workers, gone });
     }
 
     /// Makes UNBIND_UID mean nothing in bytes that are about to be shown.

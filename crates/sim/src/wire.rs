@@ -4,6 +4,7 @@ use core::net::{Ipv4Addr, SocketAddr};
 
 use tengate_base::{CloseCause, Door, ShardId};
 
+use crate::checks::CALM_WINDOW;
 use crate::network::{Conn, Item, Merge, Owner, Pipe, Server, ServerKind};
 use crate::process::Emitted;
 use crate::shell::Place;
@@ -22,7 +23,7 @@ impl World {
         let peer = SocketAddr::from((ip, u16::try_from(self.conns.len() % 60_000).unwrap_or(0)));
         let shard_count = self.shard_count(server)?;
         let shard = ShardId(u16::try_from(self.rng.below(shard_count)).expect("few shards"));
-        let window = self.plan.window_bytes;
+        let window = if self.calm { CALM_WINDOW } else { self.plan.window_bytes };
         let index = self.conns.len();
         let place = self.accept(server, shard, door, peer, window, index)?;
         self.conns.push(Conn {
@@ -165,6 +166,7 @@ impl World {
         self.conns[conn].silent = true;
         self.conns[conn].peer_open = false;
         self.conns[conn].to_server.clear();
+        self.settle_link(conn);
         self.peer_lost(conn);
     }
 
@@ -219,12 +221,12 @@ impl World {
         if !conn.reading || conn.silent || !conn.peer_open {
             return;
         }
-        let (server, place, owner) = (conn.server, conn.place, conn.owner);
+        let owner = conn.owner;
         let Some(item) = conn.to_peer.pop(now, merge) else { return };
         let more = !conn.to_peer.is_empty();
         match item {
             Item::Bytes(bytes) => {
-                self.widen(server, place, bytes.len());
+                self.widen(index, bytes.len());
                 conn_unread(&mut self.conns[index]).extend_from_slice(&bytes);
                 match owner {
                     Owner::Client(client) => self.client_reads(client, index),
@@ -246,7 +248,9 @@ impl World {
         }
     }
 
-    fn widen(&mut self, server: Server, place: Place, more: usize) {
+    /// A peer takes more bytes.
+    pub(crate) fn widen(&mut self, conn: usize, more: usize) {
+        let Conn { server, place, .. } = self.conns[conn];
         if server.kind == ServerKind::Gateway
             && self.is_running(server)
             && let Some(life) = &mut self.gateways[server.index].life

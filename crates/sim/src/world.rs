@@ -202,6 +202,9 @@ impl World {
             self.plan_round();
             self.run_until(self.now + self.plan.round);
             self.rest();
+            if self.has_failed() {
+                return;
+            }
         }
         self.say_goodbye();
     }
