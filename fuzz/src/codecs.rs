@@ -4,6 +4,7 @@ use tengate_proto::wire::client_id::ClientId;
 use tengate_proto::wire::header::{FrameError, Header, InnerFrame};
 use tengate_proto::wire::length_field::{Counts, Endian, Layout, LengthField, Malformed};
 use tengate_proto::wire::{length, text};
+use tengate_proto::worker::{Event, EventKind, SessionSource, SessionVersions};
 
 use crate::stream::{hear, split};
 
@@ -26,6 +27,28 @@ pub fn inner_frame(data: &[u8]) {
         })
     };
     assert_eq!(frames_of(&parts), frames_of(&[stream]));
+}
+
+/// A worker takes what a frame carries, and once it has settled a client's session it believes the next event of it.
+pub fn worker(data: &[u8]) {
+    let mut versions = SessionVersions::default();
+    hear(&[data], |bytes| {
+        let Some((frame, len)) = InnerFrame::decode(bytes, BYTES_MAX)? else { return Ok(None) };
+        if let Some(event) = Event::from_frame(&frame) {
+            assert_eq!((event.session, event.body), (frame.ext, frame.body));
+            assert_eq!(event.client.to_string().parse(), Ok(event.client));
+            if versions.handle_event(&event) == SessionSource::Fetch {
+                assert_ne!(event.kind, EventKind::Close);
+                versions.handle_fetched(event.client, event.body);
+                versions.handle_settled(event.client, event.session);
+            } else {
+                versions.handle_stored(event.client, event.session, event.body);
+                versions.handle_settled(event.client, event.session);
+            }
+            assert_eq!(versions.handle_event(&event), SessionSource::Carried);
+        }
+        Ok::<_, FrameError>(Some((len, ())))
+    });
 }
 
 /// What is decoded is encoded to the same text, in lower case; what is encoded is decoded to the same value.

@@ -2,7 +2,7 @@
 
 use tengate_proto::wire::websocket::{
     ClientDecoder, Decoder, HEADER_COUNT_MAX, Item, Limits, Opcode, Violation, decode_request,
-    decode_response, encode_header, encode_refusal, encode_response,
+    decode_response, encode_header, encode_masked, encode_refusal, encode_response,
 };
 
 use crate::stream::{Heard, hear, split};
@@ -28,9 +28,22 @@ pub fn websocket(data: &[u8]) {
         let mut sent_on = Vec::new();
         encode_header(*opcode, payload.len(), &mut sent_on);
         sent_on.extend_from_slice(payload);
-        let mut decoder = ClientDecoder::default();
-        let hears = hear(&[&sent_on], |bytes| Ok(decoder.decode(bytes, &limits)?.map(own)));
-        assert_eq!(hears, (vec![brought], None::<Violation>));
+        assert_eq!(client_hears(&[&sent_on], &limits), (vec![brought], None));
+    }
+}
+
+/// A split changes nothing, and a server hears what a client sends on.
+pub fn websocket_client(data: &[u8]) {
+    let Some((bits, data)) = data.split_first() else { return };
+    let Some((stream, parts)) = split(data) else { return };
+    let limits = Limits { message_bytes_max: BYTES_MAX, check_utf8: bits & 1 == 0 };
+    let heard = client_hears(&[stream], &limits);
+    assert_eq!(client_hears(&parts, &limits), heard);
+    for brought in heard.0 {
+        let Some((opcode, payload)) = &brought else { continue };
+        let mut sent_on = Vec::new();
+        encode_masked(*opcode, true, [*bits, 2, 3, 4], payload, &mut sent_on);
+        assert_eq!(server_hears(&[&sent_on], &limits), (vec![brought], None));
     }
 }
 
@@ -76,6 +89,11 @@ fn server_hears(reads: &[&[u8]], limits: &Limits) -> Heard<Brought, Violation> {
         assert!(decoder.partial_bytes() <= 2 * BYTES_MAX);
         Ok(decoded)
     })
+}
+
+fn client_hears(reads: &[&[u8]], limits: &Limits) -> Heard<Brought, Violation> {
+    let mut decoder = ClientDecoder::default();
+    hear(reads, |bytes| Ok(decoder.decode(bytes, limits)?.map(own)))
 }
 
 fn own((len, item): (usize, Item<'_>)) -> (usize, Brought) {
