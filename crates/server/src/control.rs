@@ -28,6 +28,8 @@ use crate::{Failure, complain};
 const SHARD_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a stop looks whether its clients are gone.
 const STOP_POLL: Duration = Duration::from_millis(20);
+/// Signals this close together are one wish.
+const SAME_STOP: Duration = Duration::from_millis(500);
 /// What workers get to handle the events of a stop before their links go.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// What worker links get to be flushed once clients are gone.
@@ -164,12 +166,23 @@ pub(crate) async fn run(mut control: Control, mut exits: Exits) -> Result<(), Fa
             }
         }
     }
+    let since = Instant::now();
     tokio::select! {
         () = shut_down(&control, registers, &mut exits) => {
             info!("stopped");
             Ok(())
         }
-        _ = stop.recv() => Err(anyhow!("stopped at once, before every client had its last messages").into()),
+        () = insist(&mut stop, since) => Err(anyhow!("stopped at once, before every client had its last messages").into()),
+    }
+}
+
+/// Waits for a second wish to stop. Supervisors that signal a process and then its whole group say the first one twice.
+async fn insist(stop: &mut Stop, since: Instant) {
+    loop {
+        stop.recv().await;
+        if since.elapsed() >= SAME_STOP {
+            return;
+        }
     }
 }
 
