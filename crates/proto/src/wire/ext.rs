@@ -248,7 +248,9 @@ impl<'a> Select<'a> {
         });
         out.extend_from_slice(b"],\"where\":");
         match self.conditions.as_deref() {
-            None | Some([]) => out.extend_from_slice(b"[]"),
+            None => out.extend_from_slice(b"[]"),
+            // An empty list would ask for every client; a condition nobody knows finds nobody.
+            Some([]) => out.extend_from_slice(b"{\"\":[]}"),
             Some(conditions) => {
                 out.push(b'{');
                 json::separated(conditions, out, Condition::encode);

@@ -136,6 +136,14 @@ fn a_selection_by_an_unknown_condition_finds_nobody() {
 }
 
 #[test]
+fn a_selection_of_nobody_does_not_become_one_of_everybody() {
+    let select = Select { fields: vec![Field::Uid], conditions: Some(vec![]) };
+    let mut ext = Vec::new();
+    select.encode(&mut ext);
+    assert_eq!(Select::decode(&ext), Ok(select));
+}
+
+#[test]
 fn lists_beyond_the_limit_are_refused() {
     let list = alloc::format!("[{}0]", "0,".repeat(NAME_COUNT_MAX));
     assert_eq!(decode_names(list.as_bytes()), Err(ExtError::Shape));
