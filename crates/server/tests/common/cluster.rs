@@ -2,7 +2,7 @@
 
 use core::net::Ipv4Addr;
 use core::sync::atomic::{AtomicU8, Ordering};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
@@ -126,9 +126,20 @@ fn find(answers: Vec<Value>, process: &Running) -> Option<Value> {
     answers.into_iter().find(|answer| answer["pid"] == process.pid())
 }
 
-/// How many descriptors a process has open.
+/// How many descriptors a process has open, without the Unix sockets over which `tengate status` asks: those go some time
+/// after the answer.
 pub(crate) fn descriptor_count(pid: u32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+    let tcp = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
+    let inodes: BTreeSet<&str> =
+        tcp.lines().filter_map(|line| line.split_whitespace().nth(9)).collect();
+    let counts = |target: &str| match target.strip_prefix("socket:[") {
+        Some(inode) => inodes.contains(inode.trim_end_matches(']')),
+        None => true,
+    };
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    // One that is closed in between has no target any more.
+    let targets = descriptors.filter_map(|one| std::fs::read_link(one.unwrap().path()).ok());
+    targets.filter(|target| counts(&target.to_string_lossy())).count()
 }
 
 /// What may wait for one client: more than the kernel takes for a client that does not read.

@@ -5,6 +5,7 @@
 pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod patience;
+pub(crate) mod webdriver;
 pub(crate) mod worker;
 
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -30,6 +31,11 @@ impl Place {
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&dir).unwrap();
         Self { dir }
+    }
+
+    /// A name inside.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
     }
 
     pub(crate) fn run_dir(&self) -> PathBuf {
