@@ -164,6 +164,10 @@ impl Gateway {
         );
         self.emit(now, conn, Command::OnWebsocketConnect, Body::Serialized(&body), sink);
         self.encoded.scratch = body;
+        // For want of a worker that takes the event, the client may be gone by now.
+        if self.client(conn).is_none_or(|client| client.closing) {
+            return Step::Closed;
+        }
         let out = sink.buffer(conn);
         websocket::encode_response(request.key, out);
         out.extend_from_slice(&opening.pending);

@@ -6,8 +6,9 @@ use core::time::Duration;
 use tengate_base::CloseCause;
 
 use super::harness::{Bed, config, listening};
-use crate::gateway::{Heartbeat, Ping, Protocol};
+use crate::gateway::{Heartbeat, Ping, Protocol, SlowWorker};
 use crate::wire::header::Command;
+use crate::wire::websocket::{encode_request, request_key};
 
 #[test]
 fn a_client_makes_connect_message_and_close_events_in_order() {
@@ -100,4 +101,25 @@ fn a_whole_message_keeps_a_client_alive_and_half_a_message_does_not() {
     }
     assert!(bed.shell.is_open(whole.place));
     assert!(!bed.shell.is_open(half.place));
+}
+
+#[test]
+fn a_client_closed_by_its_own_handshake_leaves_no_timer() {
+    let mut config = listening(Protocol::Websocket { binary: false, check_utf8: true });
+    config.slow_worker = SlowWorker::Close;
+    config.send_to_worker_bytes_max = 1;
+    config.listeners[0].heartbeat = Some(Heartbeat {
+        interval: Duration::from_secs(2),
+        not_response_limit: 1,
+        ping: Ping::Nothing,
+    });
+    let mut bed = Bed::new(config);
+    let worker = bed.worker(0, "Bw:0");
+    bed.shell.set_window(worker.place, Some(0));
+    let client = bed.client(0);
+    let mut request = vec![];
+    encode_request("h", "/", &request_key([0; 16]), &[], &mut request);
+    bed.shell.send(client.place, &request);
+    assert!(!bed.shell.is_open(client.place));
+    assert_eq!(bed.stats(0).timers, 0);
 }
