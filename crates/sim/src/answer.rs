@@ -1,6 +1,6 @@
 //! The answers a gateway must give, from the reference model.
 
-use std::fmt::Write as _;
+use core::fmt::Write as _;
 
 use crate::model::Model;
 use crate::op::{Query, serialized};
@@ -79,9 +79,11 @@ fn select(model: &Model, groups: &[&'static str]) -> String {
 }
 
 fn sessions(model: &Model, clients: Vec<u32>) -> String {
-    array(by_shard(model, clients).into_iter().map(|id| {
-        (format!("i:{id};"), string(&serialized(&model.clients[&id].session)))
-    }))
+    array(
+        by_shard(model, clients)
+            .into_iter()
+            .map(|id| (format!("i:{id};"), string(&serialized(&model.clients[&id].session)))),
+    )
 }
 
 fn ids(model: &Model, uid: &str) -> String {

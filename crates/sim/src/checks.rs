@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-use tengate_base::ShardId;
+use tengate_base::{CloseCause, ShardId};
 use tengate_proto::gateway::{SlowClient, SlowWorker, Stats};
 
 use crate::client::{CLOSED, FIRST_MESSAGE, Phase, Told};
@@ -15,7 +15,9 @@ use crate::world::{Life, World};
 /// Time in which everything comes to rest: reconnections (1 s each), lingering connections, bytes on their way.
 const REST: Duration = Duration::from_millis(5500);
 /// Time in which questions are answered.
-const ASKING: Duration = Duration::from_millis(500);
+pub(crate) const ASKING: Duration = Duration::from_millis(500);
+/// Time in which an event reaches a worker.
+const NEWS: Duration = Duration::from_millis(50);
 /// Bytes that fit between a gateway and a peer when nothing is meant to be slow any more.
 pub(crate) const CALM_WINDOW: usize = 1 << 20;
 
@@ -27,6 +29,9 @@ impl World {
         self.totals.rerouted += call.after.rerouted - call.before.rerouted;
         let Some(life) = &mut self.gateways[server.index].life else { return };
         let at = usize::from(shard.0);
+        if !call.gone.is_empty() {
+            self.last_end = now;
+        }
         if call.workers > 0 {
             life.served[at] = now;
         }
@@ -72,7 +77,7 @@ impl World {
                 + stats.close_slow_client
                 + stats.closed_by_client
         });
-        let is_end = matches!(call.what, What::Closed(_));
+        let is_end = matches!(call.what, What::Closed(CloseCause::Flushed));
         if call.gone.len() as u64 > explained.max(u64::from(is_end)) {
             return Err(format!("closed {:?} without a cause", call.gone));
         }
@@ -156,7 +161,15 @@ impl World {
             self.ask_everything(gateway);
         }
         self.run_until(self.now + ASKING);
+        self.let_news_arrive();
         self.check_all();
+    }
+
+    /// The heartbeat goes on at rest: who was closed just now is heard of a little later.
+    fn let_news_arrive(&mut self) {
+        while self.now - self.last_end < NEWS && !self.has_failed() {
+            self.run_until(self.now + NEWS);
+        }
     }
 
     /// Everybody leaves; then nothing may be left.
@@ -165,6 +178,7 @@ impl World {
             self.client_leaves(client);
         }
         self.run_until(self.now + REST);
+        self.let_news_arrive();
         self.check_all();
         for gateway in 0..self.gateways.len() {
             if let Some(problem) = self.leftover(gateway) {
@@ -198,6 +212,10 @@ impl World {
         if let Some(twice) = interleaved(&told) {
             return Err(format!("events of client {index} went back to link {twice}: {told:?}"));
         }
+        if told.iter().any(|told| told.lost) && !self.plan.faults.iter().any(|fault| fault.loses())
+        {
+            return Err(format!("client {index} lost events although no link was cut: {told:?}"));
+        }
         let gate = &self.gateways[client.server.index];
         if gate.server != client.server {
             return Ok(());
@@ -215,11 +233,13 @@ impl World {
             .map(|told| told.event - FIRST_MESSAGE);
         let messages: Vec<u32> = messages.collect();
         let gapless = messages.iter().zip(0..).all(|(number, due)| *number == due);
-        let complete = client.cut || !is_here || messages.len() as u32 == client.sent;
+        let complete = client.cut || !is_here || messages.len() == client.sent as usize;
         let has = |event| told.iter().any(|told| told.event == event);
         if !gapless || !complete || !has(0) || has(CLOSED) == is_here {
             let sent = client.sent;
-            return Err(format!("client {index} sent {sent}, connected {is_here}, events {told:?}"));
+            return Err(format!(
+                "client {index} sent {sent}, connected {is_here}, events {told:?}"
+            ));
         }
         Ok(())
     }
@@ -288,10 +308,8 @@ impl World {
             .filter(|client| client.server == server)
             .map(|client| client.told.len())
             .sum();
-        let turned_away = self
-            .clients
-            .iter()
-            .any(|client| client.server == server && client.id.is_none());
+        let turned_away =
+            self.clients.iter().any(|client| client.server == server && client.id.is_none());
         let dropped = total.drop_slow_worker + total.drop_no_worker + total.close_slow_worker;
         // Events of a client that was turned away before it had a name here cannot be told apart.
         if !turned_away && total.events != told as u64 + dropped {
@@ -340,7 +358,14 @@ impl World {
 fn told_in_short(call: &Call) -> String {
     let mut text = match &call.what {
         What::Frames(bytes) => format!("commands {:?}", op_numbers(bytes)),
-        other => format!("{other:?}"),
+        What::Opened(_)
+        | What::TurnedAway
+        | What::LinkOpened
+        | What::Bytes(_)
+        | What::Closed(_)
+        | What::Batch(_)
+        | What::Timeout
+        | What::Drained => format!("{:?}", call.what),
     };
     if !call.gone.is_empty() {
         text.push_str(&format!(", gone {:?}", call.gone));
@@ -388,8 +413,7 @@ fn totals(life: &Life) -> Stats {
 fn names(life: &Life) -> (u64, u64) {
     let count = |names: &BTreeMap<&'static str, Vec<u32>>| {
         let of = |ids: &Vec<u32>| {
-            let mut shards: Vec<usize> =
-                ids.iter().map(|id| life.model.shard_of(*id)).collect();
+            let mut shards: Vec<usize> = ids.iter().map(|id| life.model.shard_of(*id)).collect();
             shards.sort_unstable();
             shards.dedup();
             shards.len() as u64

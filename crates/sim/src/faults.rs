@@ -2,7 +2,9 @@
 
 use tengate_base::{Door, ShardId};
 use tengate_proto::gateway::Gateway;
-use tengate_proto::register::{AUTH_TIMEOUT, Register, RegisterConfig, RegisterLimits, RegisterRole};
+use tengate_proto::register::{
+    AUTH_TIMEOUT, Register, RegisterConfig, RegisterLimits, RegisterRole,
+};
 
 use crate::client::Phase;
 use crate::model::Model;
@@ -44,11 +46,10 @@ impl World {
                 let gate = &self.gateways[server.index];
                 gate.server == server && gate.life.is_some()
             }
-            ServerKind::Register => {
-                self.registers.get(server.index).is_some_and(|slot| {
-                    slot.server == server && slot.process.is_some()
-                })
-            }
+            ServerKind::Register => self
+                .registers
+                .get(server.index)
+                .is_some_and(|slot| slot.server == server && slot.process.is_some()),
         }
     }
 
@@ -110,12 +111,32 @@ impl World {
         let fault = *self.rng.pick(&self.plan.faults);
         self.totals.faults += 1;
         match fault {
-            Fault::CutClient | Fault::StallClient | Fault::BreakClient => self.harm_client(fault),
-            Fault::CutLink
-            | Fault::CloseLink
-            | Fault::HalfOpenLink
-            | Fault::BreakLink
-            | Fault::StallWorker => self.harm_link(fault),
+            Fault::CutClient => {
+                if let Some(index) = self.any_open_client() {
+                    self.clients[index].cut = true;
+                    self.cut(self.clients[index].conn);
+                }
+            }
+            Fault::BreakClient => {
+                if let Some(index) = self.any_open_client() {
+                    self.client_breaks(index);
+                }
+            }
+            Fault::StallClient => {
+                if let Some(index) = self.any_open_client() {
+                    self.stall(self.clients[index].conn);
+                }
+            }
+            Fault::CutLink => self.with_any_link(|world, _, conn| world.cut(conn)),
+            Fault::CloseLink => self.with_any_link(|world, worker, conn| {
+                world.peer_closes(conn, Item::Fin);
+                world.worker_lost(worker, conn);
+            }),
+            Fault::HalfOpenLink => self.with_any_link(|world, _, conn| world.silence(conn)),
+            Fault::BreakLink => self.with_any_link(|world, _, conn| {
+                world.send_to_server(conn, &[0, 0, 0, 1, 9, 9, 9, 9]);
+            }),
+            Fault::StallWorker => self.with_any_link(|world, _, conn| world.stall(conn)),
             Fault::KillWorker => {
                 let worker = self.rng.below(self.workers.len());
                 if self.workers[worker].alive {
@@ -138,43 +159,21 @@ impl World {
         }
     }
 
-    fn harm_client(&mut self, fault: Fault) {
-        let here: Vec<usize> = (0..self.clients.len())
-            .filter(|index| {
-                self.clients[*index].phase != Phase::Gone && self.clients[*index].id.is_some()
-            })
-            .collect();
-        if here.is_empty() {
-            return;
-        }
-        let index = *self.rng.pick(&here);
-        let conn = self.clients[index].conn;
-        match fault {
-            Fault::CutClient => {
-                self.clients[index].cut = true;
-                self.cut(conn);
-            }
-            Fault::BreakClient => self.client_breaks(index),
-            _ => self.stall(conn),
-        }
+    fn any_open_client(&mut self) -> Option<usize> {
+        let Self { clients, rng, .. } = self;
+        let is_open =
+            |index: &usize| clients[*index].phase != Phase::Gone && clients[*index].id.is_some();
+        let open: Vec<usize> = (0..clients.len()).filter(is_open).collect();
+        (!open.is_empty()).then(|| *rng.pick(&open))
     }
 
-    fn harm_link(&mut self, fault: Fault) {
+    /// Does something to a link of some worker, if it has any.
+    fn with_any_link(&mut self, harm: impl FnOnce(&mut Self, usize, usize)) {
         let worker = self.rng.below(self.workers.len());
         let links: Vec<usize> = self.workers[worker].links.iter().flatten().copied().collect();
-        if links.is_empty() {
-            return;
-        }
-        let conn = *self.rng.pick(&links);
-        match fault {
-            Fault::CutLink => self.cut(conn),
-            Fault::CloseLink => {
-                self.peer_closes(conn, Item::Fin);
-                self.worker_lost(worker, conn);
-            }
-            Fault::HalfOpenLink => self.silence(conn),
-            Fault::BreakLink => self.send_to_server(conn, &[0, 0, 0, 1, 9, 9, 9, 9]),
-            _ => self.stall(conn),
+        if !links.is_empty() {
+            let conn = *self.rng.pick(&links);
+            harm(self, worker, conn);
         }
     }
 

@@ -23,7 +23,8 @@ mod workload;
 mod faults;
 mod checks;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use core::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
 
 use watched::Plant;
 use world::{Failure, Totals, Tracing, run};
@@ -55,3 +56,6 @@ pub fn check_seed(seed: u64, plant: Option<Plant>, tracing: Tracing) -> Result<T
 pub fn replay_command(seed: u64) -> String {
     format!("cargo run --release -p tengate-sim -- --seed {seed} --last 400")
 }
+
+#[cfg(test)]
+mod tests;

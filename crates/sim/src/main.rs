@@ -1,7 +1,7 @@
 //! `tengate-sim`: runs seeds of the simulator and says which ones fail.
 
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tengate_sim::watched::Plant;
 use tengate_sim::world::{Failure, Tracing};

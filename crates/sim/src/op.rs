@@ -1,6 +1,6 @@
 //! What a worker or outside client asks of a gateway, as values: the model carries these out, the gateway their bytes.
 
-use std::fmt::Write as _;
+use core::fmt::Write as _;
 
 use tengate_proto::wire::header::{Command, FLAG_SCALAR, Header};
 
@@ -127,7 +127,9 @@ impl Op {
                 (Command::Kick, *id, none(), token.as_ref().map_or(b"N;", |token| token.as_bytes()))
             }
             Self::Destroy { id } => (Command::Destroy, *id, none(), b""),
-            Self::SetSession { id, session } => (Command::SetSession, *id, serialized(session), b""),
+            Self::SetSession { id, session } => {
+                (Command::SetSession, *id, serialized(session), b"")
+            }
             Self::UpdateSession { id, session } => {
                 (Command::UpdateSession, *id, serialized(session), b"")
             }
@@ -159,7 +161,8 @@ impl Query {
                     [] => "[]".into(),
                     groups => format!("{{\"groups\":{}}}", names_json(groups)),
                 };
-                let ext = format!("{{\"fields\":[\"session\",\"uid\",\"groups\"],\"where\":{wanted}}}");
+                let ext =
+                    format!("{{\"fields\":[\"session\",\"uid\",\"groups\"],\"where\":{wanted}}}");
                 (Command::Select, 0, ext)
             }
         };

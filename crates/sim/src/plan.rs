@@ -73,6 +73,25 @@ pub(crate) enum Fault {
     KillRegister,
 }
 
+impl Fault {
+    /// Whether events that were written to a link may be lost by it.
+    pub(crate) fn loses(self) -> bool {
+        match self {
+            Self::CutLink
+            | Self::CloseLink
+            | Self::HalfOpenLink
+            | Self::KillWorker
+            | Self::KillGateway => true,
+            Self::CutClient
+            | Self::StallClient
+            | Self::BreakClient
+            | Self::BreakLink
+            | Self::StallWorker
+            | Self::KillRegister => false,
+        }
+    }
+}
+
 const FAULTS: [Fault; 11] = [
     Fault::CutClient,
     Fault::StallClient,

@@ -37,12 +37,7 @@ impl<A: App> Process<A> {
         let count = apps.len();
         let mut shell = Shell::new(apps);
         shell.set_now(now);
-        Self {
-            shell,
-            conns: vec![BTreeSet::new(); count],
-            planned: vec![false; count],
-            wake: None,
-        }
+        Self { shell, conns: vec![BTreeSet::new(); count], planned: vec![false; count], wake: None }
     }
 
     /// Its shards.

@@ -98,9 +98,7 @@ impl World {
     fn random_pairs(&mut self) -> Vec<(&'static str, u64)> {
         let count = self.rng.between(0, KEYS.len());
         let start = self.rng.below(KEYS.len());
-        (0..count)
-            .map(|at| (KEYS[(start + at) % KEYS.len()], self.rng.number() % 1000))
-            .collect()
+        (0..count).map(|at| (KEYS[(start + at) % KEYS.len()], self.rng.number() % 1000)).collect()
     }
 
     /// A client of a gateway, seldom one that is gone or never was.

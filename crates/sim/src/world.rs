@@ -1,6 +1,6 @@
 //! The cluster in one thread: every process and peer, the bytes between them, and what happens next.
 
-use std::cmp::Reverse;
+use core::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
@@ -41,6 +41,8 @@ pub struct World {
     pub(crate) ops: Vec<Op>,
     /// Nobody starts anything, and nothing fails.
     pub(crate) calm: bool,
+    /// When a gateway last closed a client, or heard that one is gone.
+    pub(crate) last_end: Instant,
     pub(crate) totals: Totals,
     failure: Option<String>,
     trace: Option<VecDeque<String>>,
@@ -158,9 +160,7 @@ pub fn run(seed: u64, plant: Option<Plant>, tracing: Tracing) -> Result<Totals, 
     world.live();
     match world.failure {
         None => Ok(world.totals),
-        Some(what) => {
-            Err(Failure { seed, what, trace: world.trace.unwrap_or_default().into() })
-        }
+        Some(what) => Err(Failure { seed, what, trace: world.trace.unwrap_or_default().into() }),
     }
 }
 
@@ -184,6 +184,7 @@ impl World {
             by_id: BTreeMap::new(),
             ops: vec![Op::Hello],
             calm: false,
+            last_end: Instant::ZERO,
             totals: Totals::default(),
             failure: None,
             trace: match tracing {
