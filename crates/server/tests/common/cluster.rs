@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::patience::{PATIENCE, until};
 use super::{Place, Running, stderr, stdout};
@@ -46,7 +46,9 @@ impl Cluster {
     }
 
     pub(crate) fn register(&self) -> Running {
-        let mut register = self.place.start(&["register", "--listen", &self.register_address()]);
+        let address = self.register_address();
+        let args = ["register", "--listen", &address, "--secret-key", SECRET_KEY];
+        let mut register = self.place.start(&args);
         register.wait_for("the register listens");
         register
     }
@@ -57,7 +59,7 @@ impl Cluster {
         let inner = format!("{}:{}", self.ip, 2900 + number);
         let register = self.register_address();
         let config = format!(
-            "[gateway]\nshards = 2\nregister_address = \"{register}\"\n\
+            "[gateway]\nshards = 2\nregister_address = \"{register}\"\nsecret_key = \"{SECRET_KEY}\"\n\
              [gateway.inner]\nlisten = \"{inner}\"\n\
              [[gateway.client]]\nlisten = \"{client}\"\nsend_to_client_buffer_bytes = \"{QUEUE_MIB}MiB\"\n"
         );
@@ -95,7 +97,8 @@ impl Cluster {
     pub(crate) fn announced(&self) -> Vec<String> {
         let mut stream = TcpStream::connect(self.register_address()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(b"{\"event\":\"worker_connect\",\"secret_key\":\"\"}\n").unwrap();
+        let hello = json!({ "event": "worker_connect", "secret_key": SECRET_KEY });
+        stream.write_all(format!("{hello}\n").as_bytes()).unwrap();
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).unwrap();
         let answer: Value = serde_json::from_str(&line).unwrap();
@@ -141,6 +144,9 @@ pub(crate) fn descriptor_count(pid: u32) -> usize {
     let targets = descriptors.filter_map(|one| std::fs::read_link(one.unwrap().path()).ok());
     targets.filter(|target| counts(&target.to_string_lossy())).count()
 }
+
+/// What every program of a cluster knows.
+pub(crate) const SECRET_KEY: &str = "between us";
 
 /// What may wait for one client: more than the kernel takes for a client that does not read.
 pub(crate) const QUEUE_MIB: usize = 32;

@@ -7,7 +7,7 @@ use std::env;
 
 use tengate_worker::{BusinessWorker, ClientId, Context, EventResult, Events, Worker};
 
-use super::cluster::QUEUE_MIB;
+use super::cluster::{QUEUE_MIB, SECRET_KEY};
 
 /// The test that is this worker when the binary is started as one.
 pub(crate) const TEST_NAME: &str = "this_binary_is_a_worker_when_started_as_one";
@@ -25,6 +25,7 @@ pub(crate) fn run_if_asked() {
     let worker = BusinessWorker::builder()
         .name(&name)
         .register(register)
+        .secret_key(SECRET_KEY)
         .send_queue_bytes_max(QUEUE_MIB << 20)
         .build()
         .unwrap();
