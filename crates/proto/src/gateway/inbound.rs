@@ -249,7 +249,8 @@ impl Gateway {
         let Some(client) = self.client_mut(conn) else { return };
         let door = client.door;
         let config = alloc::sync::Arc::clone(&self.config);
-        let Some(heartbeat) = &config.listeners[usize::from(door.0)].heartbeat else { return };
+        let listener = &config.listeners[usize::from(door.0)];
+        let Some(heartbeat) = &listener.heartbeat else { return };
         self.start_heartbeat(now, conn, door);
         let Some(client) = self.client_mut(conn) else { return };
         // A client we do not read cannot prove that it lives.
@@ -265,7 +266,11 @@ impl Gateway {
             Tick::Ping => match &heartbeat.ping {
                 Ping::Nothing => {}
                 Ping::Data(data) => self.deliver(now, conn, data, false, sink),
-                Ping::Websocket => encode_header(Opcode::Ping, 0, sink.buffer(conn)),
+                // As with pongs: a peer that does not read gets no more of them than its queue holds.
+                Ping::Websocket if sink.queued(conn) < listener.send_to_client_bytes_max => {
+                    encode_header(Opcode::Ping, 0, sink.buffer(conn));
+                }
+                Ping::Websocket => {}
             },
         }
     }

@@ -1,6 +1,7 @@
 //! Clients' bytes, events and heartbeats.
 
 use alloc::vec;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use tengate_base::CloseCause;
@@ -117,9 +118,31 @@ fn a_client_closed_by_its_own_handshake_leaves_no_timer() {
     let worker = bed.worker(0, "Bw:0");
     bed.shell.set_window(worker.place, Some(0));
     let client = bed.client(0);
-    let mut request = vec![];
-    encode_request("h", "/", &request_key([0; 16]), &[], &mut request);
-    bed.shell.send(client.place, &request);
+    bed.shell.send(client.place, &handshake());
     assert!(!bed.shell.is_open(client.place));
     assert_eq!(bed.stats(0).timers, 0);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_not_queued_pings_for_ever() {
+    let mut config = listening(Protocol::Websocket { binary: false, check_utf8: true });
+    config.listeners[0].send_to_client_bytes_max = 10;
+    config.listeners[0].heartbeat = Some(Heartbeat {
+        interval: Duration::from_secs(1),
+        not_response_limit: 0,
+        ping: Ping::Websocket,
+    });
+    let mut bed = Bed::new(config);
+    let _worker = bed.worker(0, "Bw:0");
+    let client = bed.client(0);
+    bed.shell.send(client.place, &handshake());
+    bed.shell.set_window(client.place, Some(0));
+    bed.advance(60.0);
+    assert_eq!(bed.shell.queued(client.place), 10);
+}
+
+fn handshake() -> Vec<u8> {
+    let mut request = vec![];
+    encode_request("h", "/", &request_key([0; 16]), &[], &mut request);
+    request
 }
