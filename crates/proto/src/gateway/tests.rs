@@ -1,5 +1,6 @@
 //! What a gateway does, seen from its clients and workers.
 
+mod brief;
 mod commands;
 mod harness;
 mod inbound;
