@@ -1,4 +1,5 @@
-//! Side-by-side measurements: the same load on PHP's GatewayWorker and on tengate, in turn, in one run.
+//! Side-by-side measurements: the same load on PHP's GatewayWorker and on tengate, in turn, in one run
+//! (docs/benchmarks.md).
 
 use core::fmt::Write as _;
 use core::time::Duration;
@@ -85,22 +86,24 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         "| load | figure | PHP GatewayWorker | tengate | ratio |\n|---|---|---|---|---|\n",
     );
     for load in LOADS {
-        let mut php = Vec::new();
-        let mut ours = Vec::new();
+        let (mut php, mut mixed, mut ours) = (Vec::new(), Vec::new(), Vec::new());
         for round in 1..=rounds {
             say(&format!("bench: {}, round {round} of {rounds}", load.name));
             php.push(measure(Cluster::php(&peers)?, load)?);
-            ours.push(measure(Cluster::tengate()?, load)?);
+            mixed.push(measure(Cluster::tengate(Some(&peers))?, load)?);
+            ours.push(measure(Cluster::tengate(None)?, load)?);
         }
         for figure in load.figures {
-            let (theirs, ours) = (spread(&php, figure), spread(&ours, figure));
+            let [php, mixed, ours] = [&php, &mixed, &ours].map(|reports| spread(reports, figure));
             writeln!(
                 table,
-                "| {} | {figure} | {} | {} | {:.2} |",
+                "| {} | {figure} | {} | {} | {:.2} | {} | {:.2} |",
                 load.name,
-                show(&theirs),
+                show(&php),
+                show(&mixed),
+                mixed[1] / php[1],
                 show(&ours),
-                ours[1] / theirs[1]
+                ours[1] / php[1]
             )?;
         }
     }
@@ -139,22 +142,8 @@ fn show([least, median, greatest]: &[f64; 3]) -> String {
 impl Cluster {
     fn php(peers: &Path) -> Result<Self> {
         let port = free_port()?;
-        let child = Command::new("php")
-            .args([
-                "-d",
-                "opcache.enable_cli=1",
-                "-d",
-                "opcache.jit=1255",
-                "-d",
-                "opcache.jit_buffer_size=64M",
-            ])
-            .arg(root().join("crates/bench/php/start.php"))
-            .arg("start")
-            .env("TENGATE_PHP_PEERS", peers)
-            .env("PORT", port.to_string())
-            .stdout(Stdio::null())
-            .spawn()
-            .context("php cannot be started")?;
+        let child =
+            php(peers).env("PORT", port.to_string()).spawn().context("php cannot be started")?;
         let mut cluster =
             Self { name: "php", children: vec![child], gateway_pids: Vec::new(), port };
         cluster.wait()?;
@@ -164,37 +153,45 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn tengate() -> Result<Self> {
+    /// With a PHP worker from `peers`, or with one in Rust.
+    fn tengate(peers: Option<&Path>) -> Result<Self> {
         let (port, register, inner) = (free_port()?, free_port()?, free_port()?);
-        let [port_at, register_at, inner_at] =
+        let [client, register, inner] =
             [port, register, inner].map(|port| format!("127.0.0.1:{port}"));
-        let client = format!("websocket://{port_at}");
-        let start = |program: &str, arguments: &[&str]| -> Result<Child> {
-            let child = Command::new(binary(program))
-                .args(arguments)
+        let start = |command: &mut Command| -> Result<Child> {
+            command
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
-                .spawn();
-            child.with_context(|| format!("{program} cannot be started"))
+                .spawn()
+                .with_context(|| format!("{command:?}"))
         };
-        let mut children = vec![start("tengate", &["register", "--listen", &register_at])?];
-        children.push(start(
-            "tengate",
-            &[
-                "gateway",
-                "--client",
-                &client,
-                "--inner",
-                &inner_at,
-                "--register",
-                &register_at,
-                "--shards",
-                "1",
-            ],
-        )?);
+        let tengate = || Command::new(binary("tengate"));
+        let client = format!("websocket://{client}");
+        let mut children = vec![start(tengate().args(["register", "--listen", &register]))?];
+        children.push(start(tengate().args([
+            "gateway",
+            "--client",
+            &client,
+            "--inner",
+            &inner,
+            "--register",
+            &register,
+            "--shards",
+            "1",
+        ]))?);
         let gateway_pids = vec![children[1].id()];
-        children.push(start("tengate-bench", &["worker", "--register", &register_at])?);
-        let cluster = Self { name: "tengate", children, gateway_pids, port };
+        let (name, worker) = match peers {
+            Some(peers) => (
+                "mixed",
+                start(php(peers).env("REGISTER", &register).env("PORT", port.to_string()))?,
+            ),
+            None => {
+                let mut command = Command::new(binary("tengate-bench"));
+                ("tengate", start(command.args(["worker", "--register", &register]))?)
+            }
+        };
+        children.push(worker);
+        let cluster = Self { name, children, gateway_pids, port };
         cluster.wait()?;
         Ok(cluster)
     }
@@ -226,6 +223,25 @@ impl Drop for Cluster {
             drop(child.wait());
         }
     }
+}
+
+/// PHP at its fastest: precompiled and with its JIT.
+fn php(peers: &Path) -> Command {
+    let mut command = Command::new("php");
+    command
+        .args([
+            "-d",
+            "opcache.enable_cli=1",
+            "-d",
+            "opcache.jit=1255",
+            "-d",
+            "opcache.jit_buffer_size=64M",
+        ])
+        .arg(root().join("crates/bench/php/start.php"))
+        .arg("start")
+        .env("TENGATE_PHP_PEERS", peers)
+        .stdout(Stdio::null());
+    command
 }
 
 /// Processes whose command line holds `title`.

@@ -1,6 +1,7 @@
 <?php
 // A GatewayWorker cluster for measurements: a register, one gateway process, one worker process.
 // TENGATE_PHP_PEERS names a folder with checkouts of GatewayWorker, workerman and coroutine; PORT is the first of three.
+// With REGISTER only the worker, for a gateway of somebody else's.
 $peers = getenv('TENGATE_PHP_PEERS');
 $port = (int) getenv('PORT');
 spl_autoload_register(function ($class) use ($peers) {
@@ -31,14 +32,17 @@ use Workerman\Worker;
 
 Worker::$pidFile = sys_get_temp_dir() . "/tengate-bench-$port.pid";
 Worker::$logFile = '/dev/null';
-$register = '127.0.0.1:' . ($port + 1);
-new Register("text://$register");
-$gateway = new Gateway("websocket://127.0.0.1:$port");
-$gateway->name = 'BenchGateway';
-$gateway->count = 1;
-$gateway->lanIp = '127.0.0.1';
-$gateway->startPort = $port + 2;
-$gateway->registerAddress = $register;
+$register = getenv('REGISTER');
+if (!$register) {
+    $register = '127.0.0.1:' . ($port + 1);
+    new Register("text://$register");
+    $gateway = new Gateway("websocket://127.0.0.1:$port");
+    $gateway->name = 'BenchGateway';
+    $gateway->count = 1;
+    $gateway->lanIp = '127.0.0.1';
+    $gateway->startPort = $port + 2;
+    $gateway->registerAddress = $register;
+}
 $worker = new BusinessWorker();
 $worker->name = 'BenchWorker';
 $worker->count = 1;
