@@ -3,7 +3,7 @@
 use core::net::{Ipv4Addr, SocketAddr};
 
 use tengate_proto::wire::php::{
-    Array, HandshakeRequest, Limits, UnserializeError, Value, array_replace_recursive,
+    Array, HandshakeRequest, Limits, UnserializeError, Value, array_replace_recursive, json_encode,
     on_websocket_connect_body, serialize, unserialize,
 };
 use tengate_proto::wire::websocket::{REQUEST_BYTES_MAX, decode_request};
@@ -13,8 +13,8 @@ use crate::stream::split;
 /// Bytes of the input that one entry of an array takes at least: `i:0;N;`.
 const ENTRY_BYTES_MIN: usize = 6;
 
-/// A value is no larger than its bytes allow, is read again from what it is serialized to, and needs exactly the limits
-/// that fit it.
+/// A value is no larger than its bytes allow, is read again from what it is serialized to, needs exactly the limits that
+/// fit it, and what it is for a browser is JSON.
 pub fn php_unserialize(data: &[u8]) {
     let Ok(value) = unserialize(data, &Limits::default()) else { return };
     let size = size_of_value(&value);
@@ -29,7 +29,20 @@ pub fn php_unserialize(data: &[u8]) {
         let too_small = Limits { entry_count_max, ..size };
         assert_eq!(unserialize(&serialized, &too_small), Err(UnserializeError::EntryCount));
     }
+    let mut json = Vec::new();
+    if json_encode(&value, &mut json).is_ok() {
+        assert!(json.len() <= JSON_GROWTH_MAX * serialized.len());
+        if size.depth_max < JSON_DEPTH_MAX {
+            serde_json::from_slice::<serde_json::Value>(&json).expect("it is JSON");
+        }
+    }
 }
+
+/// What a byte becomes at most: `\u0001`.
+const JSON_GROWTH_MAX: usize = 6;
+
+/// Arrays inside each other that serde_json takes.
+const JSON_DEPTH_MAX: usize = 128;
 
 /// Two sessions become one that keeps the order of the first, says all the second says, and can be read.
 pub fn php_session_merge(data: &[u8]) {
