@@ -250,7 +250,10 @@ impl World {
 
     /// A peer takes more bytes.
     pub(crate) fn widen(&mut self, conn: usize, more: usize) {
-        let Conn { server, place, .. } = self.conns[conn];
+        let Conn { server, place, silent, .. } = self.conns[conn];
+        if silent {
+            return;
+        }
         if server.kind == ServerKind::Gateway
             && self.is_running(server)
             && let Some(life) = &mut self.gateways[server.index].life
