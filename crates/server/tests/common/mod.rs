@@ -9,11 +9,13 @@ pub(crate) mod webdriver;
 pub(crate) mod worker;
 
 use core::sync::atomic::{AtomicU32, Ordering};
-use std::io::{BufRead, BufReader, Read};
+use core::time::Duration;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 
 /// A directory for one test, with a run directory and files inside; removed at the end.
 pub(crate) struct Place {
@@ -68,7 +70,16 @@ impl Place {
     pub(crate) fn start(&self, args: &[&str]) -> Running {
         let mut child = self.command(args).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        Running { child, stderr, seen: String::new() }
+        let (tell, lines) = mpsc::channel();
+        // Ends with the process, whose end of the pipe closes then.
+        std::thread::spawn(move || {
+            for line in stderr.lines() {
+                if tell.send(line.unwrap() + "\n").is_err() {
+                    return;
+                }
+            }
+        });
+        Running { child, lines, seen: String::new() }
     }
 }
 
@@ -81,21 +92,22 @@ impl Drop for Place {
 /// A running tengate, killed when the test ends.
 pub(crate) struct Running {
     child: Child,
-    stderr: BufReader<ChildStderr>,
+    lines: mpsc::Receiver<String>,
     seen: String,
 }
 
 impl Running {
-    /// Reads the log until a line holds `text`; fails with the log when it ends before.
+    /// Reads the log until a line holds `text`; fails with the log when it ends before, or none comes for long.
     pub(crate) fn wait_for(&mut self, text: &str) -> String {
         loop {
-            let mut line = String::new();
-            if self.stderr.read_line(&mut line).unwrap() == 0 {
-                panic!("the log ended without {text:?}:\n{}", self.seen);
-            }
-            self.seen += &line;
-            if line.contains(text) {
-                return line;
+            match self.lines.recv_timeout(QUIET_MAX) {
+                Ok(line) => {
+                    self.seen += &line;
+                    if line.contains(text) {
+                        return line;
+                    }
+                }
+                Err(error) => panic!("no {text:?} in the log ({error}):\n{}", self.seen),
             }
         }
     }
@@ -111,12 +123,14 @@ impl Running {
 
     /// The exit status and the whole log.
     pub(crate) fn finish(mut self) -> (Option<i32>, String) {
-        let mut rest = String::new();
-        self.stderr.read_to_string(&mut rest).unwrap();
+        let rest: String = self.lines.iter().collect();
         let code = self.child.wait().unwrap().code();
         (code, core::mem::take(&mut self.seen) + &rest)
     }
 }
+
+/// Longest silence of a log that a test waits through.
+const QUIET_MAX: Duration = Duration::from_secs(30);
 
 impl Drop for Running {
     fn drop(&mut self) {
