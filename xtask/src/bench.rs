@@ -2,6 +2,7 @@
 //! (docs/benchmarks.md).
 
 use core::fmt::Write as _;
+use core::sync::atomic::{AtomicU16, Ordering};
 use core::time::Duration;
 use std::fs;
 use std::net::TcpStream;
@@ -63,6 +64,8 @@ const LOADS: &[Load] = &[
     },
 ];
 
+const TABLE_HEAD: &str = "| load | figure | all PHP | tengate, PHP worker | ratio | tengate, Rust worker | ratio |\n|---|---|---|---|---|---|---|\n";
+
 /// Runs every load on both, `--rounds` times in turn, and prints a table.
 ///
 /// # Errors
@@ -82,9 +85,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         .current_dir(root())
         .status()?;
     ensure!(status.success(), "the release build failed");
-    let mut table = String::from(
-        "| load | figure | PHP GatewayWorker | tengate | ratio |\n|---|---|---|---|---|\n",
-    );
+    let mut table = String::from(TABLE_HEAD);
     for load in LOADS {
         let (mut php, mut mixed, mut ours) = (Vec::new(), Vec::new(), Vec::new());
         for round in 1..=rounds {
@@ -141,7 +142,7 @@ fn show([least, median, greatest]: &[f64; 3]) -> String {
 
 impl Cluster {
     fn php(peers: &Path) -> Result<Self> {
-        let port = free_port()?;
+        let port = free_run(3)?;
         let child =
             php(peers).env("PORT", port.to_string()).spawn().context("php cannot be started")?;
         let mut cluster =
@@ -155,9 +156,9 @@ impl Cluster {
 
     /// With a PHP worker from `peers`, or with one in Rust.
     fn tengate(peers: Option<&Path>) -> Result<Self> {
-        let (port, register, inner) = (free_port()?, free_port()?, free_port()?);
+        let port = free_run(3)?;
         let [client, register, inner] =
-            [port, register, inner].map(|port| format!("127.0.0.1:{port}"));
+            [port, port + 1, port + 2].map(|port| format!("127.0.0.1:{port}"));
         let start = |command: &mut Command| -> Result<Child> {
             command
                 .stdout(Stdio::null())
@@ -259,8 +260,18 @@ fn processes(title: &str) -> Result<Vec<u32>> {
     Ok(pids)
 }
 
-fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+/// The first of `count` ports in a row that nobody listens on, below those the kernel gives to connecting clients: PHP
+/// does not listen where a client's old connection still lingers.
+fn free_run(count: u16) -> Result<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    loop {
+        let first = NEXT.fetch_add(count, Ordering::Relaxed);
+        ensure!(first < 32_000, "no {count} free ports in a row between 20000 and 32000");
+        let is_free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if (first..first + count).all(is_free) {
+            return Ok(first);
+        }
+    }
 }
 
 fn binary(name: &str) -> std::path::PathBuf {

@@ -93,8 +93,12 @@ pub(crate) fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAdd
     Ok((stream, decode_address(&address)))
 }
 
-/// Makes a non-blocking TCP socket bound to `address`, which does not listen yet; `options` are switched on before binding.
-pub(crate) fn bound_socket(address: SocketAddr, options: &[(i32, i32)]) -> io::Result<TcpListener> {
+/// Makes a non-blocking TCP socket bound to `address`, which does not listen yet; `options`, as level, name and
+/// value, are set before binding.
+pub(crate) fn bound_socket(
+    address: SocketAddr,
+    options: &[(i32, i32, i32)],
+) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: no pointer is passed.
     let fd = check(unsafe {
@@ -102,11 +106,10 @@ pub(crate) fn bound_socket(address: SocketAddr, options: &[(i32, i32)]) -> io::R
     })?;
     // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    for &(level, name) in options {
-        let on: libc::c_int = 1;
-        // SAFETY: `on` is readable for the size given, and the kernel copies it.
+    for &(level, name, value) in options {
+        // SAFETY: `value` is readable for the size given, and the kernel copies it.
         check(unsafe {
-            libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const on).cast(), INT_BYTES)
+            libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), INT_BYTES)
         })?;
     }
     let (encoded, len) = encode_address(address);

@@ -149,6 +149,11 @@ impl Gateway {
         self.workers.up().map(|worker| (worker.key(), worker.bound_count()))
     }
 
+    #[cfg(test)]
+    fn paused_count(&self) -> usize {
+        self.workers.paused_count()
+    }
+
     /// What is known of a connection.
     pub fn describe(&self, conn: ConnId) -> Option<Described<'_>> {
         match self.slots.get(conn.0 as usize)? {

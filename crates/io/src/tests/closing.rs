@@ -148,6 +148,35 @@ fn frames_not_wholly_written_are_given_back_whole() {
 }
 
 #[test]
+fn given_up_connection_hands_its_frames_back_in_the_same_turn() {
+    let shards = Shards::start(1);
+    let (client, conn) = shards.connect();
+    let frame = |fill: u8| {
+        let mut frame = 1000u32.to_be_bytes().to_vec();
+        frame.resize(1000, fill);
+        frame
+    };
+    let frames: Vec<u8> =
+        (0..32_000u32).flat_map(|number| frame(number.to_le_bytes()[0])).collect();
+    let queue = frames.clone();
+    let closed = shards.on(0, move |_, net| {
+        net.keep_frames(conn);
+        net.buffer(conn).extend_from_slice(&queue);
+        net.flush(conn);
+        let closed = net.close(conn, How::GiveBack);
+        net.buffer(conn).extend_from_slice(b"not written any more");
+        closed
+    });
+    assert_eq!(closed, Closed::Later);
+    let (cause, unsent) = shards.closed();
+    assert_eq!(cause, CloseCause::Reset);
+    let unsent = unsent.strip_suffix(b"not written any more").unwrap_or(&unsent);
+    assert!(!unsent.is_empty() && unsent.len().is_multiple_of(1000) && frames.ends_with(unsent));
+    drop(client);
+    shards.stop();
+}
+
+#[test]
 fn failed_write_is_told_with_what_was_not_written() {
     let shards = Shards::start(1);
     let (client, conn) = shards.connect();

@@ -154,8 +154,15 @@ impl Gateway {
         let binding = client.worker;
         sink.pause(conn);
         self.stats.paused += 1;
+        let places = self.slots.len();
         if let Some(worker) = self.workers.bound(binding) {
-            worker.backlog.paused.push(conn);
+            let paused = &mut worker.backlog.paused;
+            paused.push(conn);
+            // Clients that left stay on the list; it is kept no longer than the table of connections.
+            if paused.len() > places {
+                paused.sort_unstable();
+                paused.dedup();
+            }
         }
     }
 

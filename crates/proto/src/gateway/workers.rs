@@ -112,6 +112,12 @@ impl Workers {
         self.slots.iter_mut().find(|worker| !worker.free && worker.link == link)
     }
 
+    /// Places on the workers' lists of clients that are not read.
+    #[cfg(test)]
+    pub(super) fn paused_count(&self) -> usize {
+        self.slots.iter().map(|worker| worker.backlog.paused.len()).sum()
+    }
+
     /// Stops sending events to the worker behind `link`. Whether it was there.
     pub(super) fn take_down(&mut self, link: LinkId) -> bool {
         let Some(at) = self.up.iter().position(|slot| self.slots[*slot as usize].link == link)

@@ -141,3 +141,20 @@ fn a_last_message_that_cannot_be_delivered_does_not_hold_a_client_for_ever() {
     assert!(!bed.shell.is_open(client.place));
     assert_eq!(bed.stats(0).close_linger, 1);
 }
+
+#[test]
+fn clients_that_come_and_go_while_their_worker_is_slow_leave_no_trace() {
+    let mut config = config();
+    config.send_to_worker_bytes_max = 1000;
+    let mut bed = Bed::new(config);
+    let worker = bed.worker(0, "w:0");
+    bed.shell.set_window(worker.place, Some(0));
+    for _ in 0..1000 {
+        let client = bed.client(0);
+        bed.say(client, &line(72));
+        bed.shell.close(client.place, tengate_base::CloseCause::Peer);
+    }
+    assert!(bed.stats(0).paused > 900);
+    let gateway = bed.shell.app(tengate_base::ShardId(0));
+    assert!(gateway.paused_count() <= 3, "{}", gateway.paused_count());
+}
