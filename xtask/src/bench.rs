@@ -64,7 +64,8 @@ const LOADS: &[Load] = &[
     },
 ];
 
-const TABLE_HEAD: &str = "| load | figure | all PHP | tengate, PHP worker | ratio | tengate, Rust worker | ratio |\n|---|---|---|---|---|---|---|\n";
+const TABLE_HEAD: &str = "\
+| load | figure | all PHP | tengate, PHP worker | ratio | tengate, Rust worker | ratio |\n|---|---|---|---|---|---|---|\n";
 
 /// Runs every load on both, `--rounds` times in turn, and prints a table.
 ///
