@@ -83,11 +83,24 @@ pub trait App {
     /// Bytes arrived. `bytes` starts with what an earlier call left unconsumed. Returns how many leading bytes were
     /// consumed; the shell keeps the rest and shows it again, with more, later (or after [`Sink::resume`]).
     /// The app may change `bytes` in place (websocket unmasking), but only within what it reports as consumed.
-    fn handle_bytes(&mut self, now: Instant, conn: ConnId, bytes: &mut [u8], sink: &mut impl Sink) -> usize;
+    fn handle_bytes(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        bytes: &mut [u8],
+        sink: &mut impl Sink,
+    ) -> usize;
 
     /// The connection is gone. `unsent` is what was queued and not written; for a connection marked with
     /// [`Sink::keep_frames`] it starts at the first frame of which not every byte was written.
-    fn handle_closed(&mut self, now: Instant, conn: ConnId, cause: CloseCause, unsent: &[u8], sink: &mut impl Sink);
+    fn handle_closed(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        cause: CloseCause,
+        unsent: &[u8],
+        sink: &mut impl Sink,
+    );
 
     /// The queue of a connection fell to the mark given to [`Sink::notify_below`].
     fn handle_drained(&mut self, now: Instant, conn: ConnId, sink: &mut impl Sink);
