@@ -263,6 +263,7 @@ impl Register {
         if peer.address.is_some() {
             self.gateways.retain(|gateway| *gateway != conn);
         }
+        self.skip_met_deadlines();
         peer.address.is_some()
     }
 
@@ -333,7 +334,6 @@ impl App for Register {
         if self.forget(conn) {
             self.broadcast(sink);
         }
-        self.skip_met_deadlines();
     }
 
     fn handle_drained(&mut self, _now: Instant, _conn: ConnId, _sink: &mut impl Sink) {}
@@ -348,11 +348,9 @@ impl App for Register {
     }
 
     fn handle_timeout(&mut self, now: Instant, sink: &mut impl Sink) {
-        self.skip_met_deadlines();
         while let Some((_, conn)) = self.deadlines.pop_front_if(|(deadline, _)| *deadline <= now) {
             self.stats.refused_auth_timeout += 1;
             self.close(conn, How::AfterFlush, sink);
-            self.skip_met_deadlines();
         }
     }
 

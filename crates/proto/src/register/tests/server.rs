@@ -75,6 +75,15 @@ fn any_line_disarms_the_timeout_but_half_a_line_does_not() {
 }
 
 #[test]
+fn a_connection_refused_for_its_first_line_leaves_no_timeout() {
+    let mut bench = Bench::new(config());
+    bench.open(1);
+    bench.say(1, &"x".repeat((64 << 10) + 1));
+    assert!(!bench.is_open(1));
+    assert_eq!(bench.register.poll_timeout(), None);
+}
+
+#[test]
 fn a_timeout_belongs_to_the_connection_and_not_to_its_index() {
     let mut bench = Bench::new(config());
     bench.open(1);
