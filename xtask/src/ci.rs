@@ -23,7 +23,7 @@ const STEPS: &[Step] = &[
     (
         "documentation",
         &["cargo", "doc", "--workspace", "--no-deps", "--document-private-items", "--locked"],
-        &[("RUSTDOCFLAGS", "-D warnings")],
+        &[("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links")],
     ),
     ("tests", &["cargo", "test", "--workspace", "--locked"], &[]),
     ("fuzz corpora", &["cargo", "test", "--locked", "--manifest-path", "fuzz/Cargo.toml"], &[]),

@@ -2,7 +2,7 @@
 //!
 //! Arrays, strings of bytes and the other scalars, as PHP 8.2 reads and writes them. Objects, references, enums and the
 //! long-gone `S:` strings are refused: no GatewayWorker program needs them, and refusing them keeps values plain trees.
-//! A reply made of parts goes out through [`write`], without a [`Value`] in between.
+//! A reply made of parts goes out through [`mod@write`], without a [`Value`] in between.
 
 mod array;
 mod decode;
