@@ -9,7 +9,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::Instant;
+use crate::{ChunkedVec, Instant};
 
 /// One timer for each key below 2³¹, usually a [`ConnId`](crate::ConnId)'s index.
 ///
@@ -22,7 +22,7 @@ pub struct TimerWheel {
     /// Ticks since the origin that are done with; no timer is below it.
     elapsed: u64,
     len: usize,
-    entries: Vec<Entry>,
+    entries: ChunkedVec<Entry>,
     /// First key of each slot, `LEVELS × SLOTS` of them.
     heads: Vec<u32>,
     /// Which slots of each level hold a timer, one bit a slot.
@@ -41,7 +41,7 @@ impl TimerWheel {
             tick_nanos: u64::try_from(tick.as_nanos()).unwrap_or(u64::MAX),
             elapsed: 0,
             len: 0,
-            entries: Vec::new(),
+            entries: ChunkedVec::new(),
             heads: vec![NIL; (LEVELS * SLOTS) as usize],
             occupied: [0; LEVELS as usize],
         }
@@ -76,9 +76,7 @@ impl TimerWheel {
             }
             self.unlink(key);
         } else {
-            if self.entries.len() <= key as usize {
-                self.entries.resize(key as usize + 1, Entry::UNSET);
-            }
+            self.entries.grow_to(key as usize + 1, || Entry::UNSET);
             self.len += 1;
         }
         self.entries[key as usize].tick = tick;

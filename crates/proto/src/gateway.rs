@@ -29,9 +29,9 @@ use alloc::vec::Vec;
 use core::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
-use hashbrown::HashTable;
 use tengate_base::{
-    App, CloseCause, Closed, ConnId, Door, How, Instant, Opened, ShardId, Sink, TimerWheel,
+    App, ChunkedVec, CloseCause, Closed, ConnId, Door, How, IndexTable, Instant, Opened, ShardId,
+    Sink, TimerWheel,
 };
 
 use client::{Client, Codec};
@@ -57,9 +57,9 @@ pub struct Gateway {
     shard: ShardId,
     ids: ConnectionIds,
     /// By connection index.
-    slots: Vec<Slot>,
+    slots: ChunkedVec<Slot>,
     /// connection_id ⇒ connection index.
-    by_id: HashTable<u32>,
+    by_id: IndexTable,
     hasher: FixedState,
     uids: Uids,
     groups: Groups,
@@ -113,8 +113,8 @@ impl Gateway {
         Self {
             shard,
             ids: ConnectionIds::new(shard, config.number_bits),
-            slots: Vec::new(),
-            by_id: HashTable::new(),
+            slots: ChunkedVec::new(),
+            by_id: IndexTable::new(),
             hasher: FixedState::with_seed(seed),
             uids: Uids::new(seed),
             groups: Groups::new(seed),
@@ -208,10 +208,10 @@ impl Gateway {
     /// The client of this shard with this number.
     fn find(&self, connection_id: u32) -> Option<ConnId> {
         let hash = self.hasher.hash_one(connection_id);
-        let same = |index: &u32| {
-            self.client(ConnId(*index)).is_some_and(|client| client.connection_id == connection_id)
+        let same = |index: u32| {
+            self.client(ConnId(index)).is_some_and(|client| client.connection_id == connection_id)
         };
-        self.by_id.find(hash, same).map(|index| ConnId(*index))
+        self.by_id.find(hash, same).map(ConnId)
     }
 
     /// The shard that owns a connection_id, if there is one.
@@ -245,9 +245,7 @@ impl Gateway {
 
     fn put(&mut self, conn: ConnId, slot: Slot) {
         let at = conn.0 as usize;
-        if self.slots.len() <= at {
-            self.slots.resize_with(at + 1, Slot::default);
-        }
+        self.slots.grow_to(at + 1, Slot::default);
         self.slots[at] = slot;
     }
 
@@ -256,7 +254,7 @@ impl Gateway {
         let next = {
             let (by_id, hasher, slots) = (&self.by_id, &self.hasher, &self.slots);
             self.ids.next(|id| {
-                by_id.find(hasher.hash_one(id), |index| number(slots, *index) == id).is_some()
+                by_id.find(hasher.hash_one(id), |index| number(slots, index) == id).is_some()
             })
         };
         let Some(connection_id) = next else {
@@ -276,7 +274,7 @@ impl Gateway {
         self.put(conn, Slot::Client(client));
         let (hasher, slots) = (&self.hasher, &self.slots);
         self.by_id.insert_unique(hasher.hash_one(connection_id), conn.0, |index| {
-            hasher.hash_one(number(slots, *index))
+            hasher.hash_one(number(slots, index))
         });
         if let Some(deadline) = deadline {
             self.wheel.set(conn.0, deadline);
@@ -306,10 +304,7 @@ impl Gateway {
         if let Some(client) = self.client(conn) {
             self.workers.release(client.worker);
         }
-        let same = |index: &u32| *index == conn.0;
-        if let Ok(entry) = self.by_id.find_entry(self.hasher.hash_one(connection_id), same) {
-            entry.remove();
-        }
+        self.by_id.remove(self.hasher.hash_one(connection_id), |index| index == conn.0);
         self.uids.unbind(conn.0);
         self.groups.leave_all(conn.0);
         self.wheel.cancel(conn.0);
@@ -335,7 +330,7 @@ impl Gateway {
 }
 
 /// The connection_id of a slot known to hold a client.
-fn number(slots: &[Slot], index: u32) -> u32 {
+fn number(slots: &ChunkedVec<Slot>, index: u32) -> u32 {
     match &slots[index as usize] {
         Slot::Client(client) => client.connection_id,
         Slot::Free | Slot::Link(_) => 0,

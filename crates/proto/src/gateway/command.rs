@@ -285,7 +285,7 @@ impl Gateway {
     /// Every client, in no order that means anything.
     fn clients(&self) -> impl Iterator<Item = u32> {
         (0..)
-            .zip(&self.slots)
+            .zip(self.slots.iter())
             .filter(|(_, slot)| matches!(slot, super::Slot::Client(_)))
             .map(|(index, _)| index)
     }

@@ -3,11 +3,10 @@
 //! Both are lists threaded through slabs, so that joining, leaving and closing cost the same however many clients share
 //! a name, while the order stays PHP's: oldest first.
 
-use alloc::vec::Vec;
 use core::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
-use hashbrown::HashTable;
+use tengate_base::{ChunkedVec, IndexTable};
 
 use super::names::{NONE, Names};
 
@@ -16,7 +15,7 @@ use super::names::{NONE, Names};
 pub(super) struct Uids {
     names: Names<Ends>,
     /// By client index.
-    places: Vec<Place>,
+    places: ChunkedVec<Place>,
 }
 
 /// First and last member of a list.
@@ -43,7 +42,7 @@ const NOWHERE: Place = Place { uid: NONE, prev: NONE, next: NONE };
 
 impl Uids {
     pub(super) fn new(seed: u64) -> Self {
-        Self { names: Names::new(seed), places: Vec::new() }
+        Self { names: Names::new(seed), places: ChunkedVec::new() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -54,9 +53,7 @@ impl Uids {
     pub(super) fn bind(&mut self, client: u32, uid: &[u8]) {
         self.unbind(client);
         let at = client as usize;
-        if self.places.len() <= at {
-            self.places.resize(at + 1, NOWHERE);
-        }
+        self.places.grow_to(at + 1, || NOWHERE);
         let index = self.names.find_or_insert(uid);
         let ends = self.names.value_mut(index);
         self.places[at] = Place { uid: index, prev: ends.last, next: NONE };
@@ -104,13 +101,14 @@ impl Uids {
 #[derive(Debug)]
 pub(super) struct Groups {
     names: Names<Group>,
-    memberships: Vec<Membership>,
-    free: Vec<u32>,
+    memberships: ChunkedVec<Membership>,
+    /// First of the memberships not in use, linked by `next_in_group`.
+    free: u32,
     /// (client, group) ⇒ membership.
-    by_pair: HashTable<u32>,
+    by_pair: IndexTable,
     hasher: FixedState,
     /// By client index: first and last membership.
-    clients: Vec<Ends>,
+    clients: ChunkedVec<Ends>,
 }
 
 #[derive(Debug, Default)]
@@ -133,11 +131,11 @@ impl Groups {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             names: Names::new(seed),
-            memberships: Vec::new(),
-            free: Vec::new(),
-            by_pair: HashTable::new(),
+            memberships: ChunkedVec::new(),
+            free: NONE,
+            by_pair: IndexTable::new(),
             hasher: FixedState::with_seed(seed),
-            clients: Vec::new(),
+            clients: ChunkedVec::new(),
         }
     }
 
@@ -151,9 +149,7 @@ impl Groups {
         if self.find(client, group).is_some() {
             return;
         }
-        if self.clients.len() <= client as usize {
-            self.clients.resize(client as usize + 1, Ends::default());
-        }
+        self.clients.grow_to(client as usize + 1, Ends::default);
         let in_group = self.names.value_mut(group);
         let in_client = &mut self.clients[client as usize];
         let membership = Membership {
@@ -164,9 +160,9 @@ impl Groups {
             prev_in_client: in_client.last,
             next_in_client: NONE,
         };
-        let index = if let Some(index) = self.free.pop() {
-            self.memberships[index as usize] = membership;
-            index
+        let index = if let Some(vacant) = self.memberships.get_mut(self.free as usize) {
+            let next = core::mem::replace(vacant, membership).next_in_group;
+            core::mem::replace(&mut self.free, next)
         } else {
             self.memberships.push(membership);
             u32::try_from(self.memberships.len() - 1)
@@ -185,7 +181,7 @@ impl Groups {
         in_client.last = index;
         let (memberships, hasher) = (&self.memberships, &self.hasher);
         self.by_pair.insert_unique(hasher.hash_one((client, group)), index, |index| {
-            let pair = &memberships[*index as usize];
+            let pair = &memberships[index as usize];
             hasher.hash_one((pair.client, pair.group))
         });
     }
@@ -241,19 +237,17 @@ impl Groups {
 
     fn find(&self, client: u32, group: u32) -> Option<u32> {
         let hash = self.hasher.hash_one((client, group));
-        let same = |index: &u32| {
-            let membership = &self.memberships[*index as usize];
+        let same = |index: u32| {
+            let membership = &self.memberships[index as usize];
             membership.client == client && membership.group == group
         };
-        self.by_pair.find(hash, same).copied()
+        self.by_pair.find(hash, same)
     }
 
     fn remove(&mut self, index: u32) {
         let membership = self.memberships[index as usize];
         let hash = self.hasher.hash_one((membership.client, membership.group));
-        if let Ok(found) = self.by_pair.find_entry(hash, |found| *found == index) {
-            found.remove();
-        }
+        self.by_pair.remove(hash, |found| found == index);
         let in_client = &mut self.clients[membership.client as usize];
         match membership.prev_in_client {
             NONE => in_client.first = membership.next_in_client,
@@ -276,7 +270,7 @@ impl Groups {
         if in_group.count == 0 {
             self.names.remove(membership.group);
         }
-        self.free.push(index);
+        self.memberships[index as usize].next_in_group = core::mem::replace(&mut self.free, index);
     }
 }
 
@@ -291,6 +285,7 @@ mod tests {
     use super::*;
     use alloc::collections::BTreeMap;
     use alloc::string::{String, ToString};
+    use alloc::vec::Vec;
     use proptest::prelude::*;
 
     /// The simplest thing that could be right: PHP's nested arrays as vectors.

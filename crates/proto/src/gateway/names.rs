@@ -1,13 +1,12 @@
 //! A table of named things (uids, groups) in the order they came to be, as PHP arrays keep them.
 //!
-//! Cost: the name, 24 bytes of links and value in a dense slab, about 9 bytes in the hash table.
+//! Cost: the name, 32 bytes of its place, links and value in a dense slab, about 9 bytes in the hash table.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
-use hashbrown::HashTable;
+use tengate_base::{ChunkedVec, IndexTable};
 
 /// "No index": ends of lists, unset references.
 pub(super) const NONE: u32 = u32::MAX;
@@ -15,9 +14,10 @@ pub(super) const NONE: u32 = u32::MAX;
 /// Names with a value each; an entry keeps its index as long as it lives.
 #[derive(Debug)]
 pub(super) struct Names<T> {
-    entries: Vec<Entry<T>>,
-    free: Vec<u32>,
-    by_name: HashTable<u32>,
+    entries: ChunkedVec<Entry<T>>,
+    /// First of the entries not in use, linked by `next`.
+    free: u32,
+    by_name: IndexTable,
     hasher: FixedState,
     first: u32,
     last: u32,
@@ -34,9 +34,9 @@ struct Entry<T> {
 impl<T: Default> Names<T> {
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            entries: Vec::new(),
-            free: Vec::new(),
-            by_name: HashTable::new(),
+            entries: ChunkedVec::new(),
+            free: NONE,
+            by_name: IndexTable::new(),
             hasher: FixedState::with_seed(seed),
             first: NONE,
             last: NONE,
@@ -49,7 +49,7 @@ impl<T: Default> Names<T> {
 
     pub(super) fn find(&self, name: &[u8]) -> Option<u32> {
         let hash = self.hasher.hash_one(name);
-        self.by_name.find(hash, |index| *self.entries[*index as usize].name == *name).copied()
+        self.by_name.find(hash, |index| *self.entries[index as usize].name == *name)
     }
 
     /// The entry of this name, made if there is none.
@@ -58,9 +58,9 @@ impl<T: Default> Names<T> {
             return index;
         }
         let entry = Entry { name: name.into(), prev: self.last, next: NONE, value: T::default() };
-        let index = if let Some(index) = self.free.pop() {
-            self.entries[index as usize] = entry;
-            index
+        let index = if let Some(vacant) = self.entries.get_mut(self.free as usize) {
+            let next = core::mem::replace(vacant, entry).next;
+            core::mem::replace(&mut self.free, next)
         } else {
             self.entries.push(entry);
             u32::try_from(self.entries.len() - 1)
@@ -73,7 +73,7 @@ impl<T: Default> Names<T> {
         self.last = index;
         let (entries, hasher) = (&self.entries, &self.hasher);
         self.by_name.insert_unique(hasher.hash_one(name), index, |index| {
-            hasher.hash_one(&*entries[*index as usize].name)
+            hasher.hash_one(&*entries[index as usize].name)
         });
         index
     }
@@ -83,6 +83,7 @@ impl<T: Default> Names<T> {
         let (prev, next) = (entry.prev, entry.next);
         let name = core::mem::take(&mut entry.name);
         entry.value = T::default();
+        entry.next = core::mem::replace(&mut self.free, index);
         match prev {
             NONE => self.first = next,
             prev => self.entries[prev as usize].next = next,
@@ -92,10 +93,7 @@ impl<T: Default> Names<T> {
             next => self.entries[next as usize].prev = prev,
         }
         let hash = self.hasher.hash_one(&*name);
-        if let Ok(found) = self.by_name.find_entry(hash, |found| *found == index) {
-            found.remove();
-        }
-        self.free.push(index);
+        self.by_name.remove(hash, |found| found == index);
     }
 
     pub(super) fn name(&self, index: u32) -> &[u8] {
