@@ -3,6 +3,7 @@
 mod bench;
 mod ci;
 mod golden;
+mod instructions;
 mod tidy;
 
 use std::process::ExitCode;
@@ -13,9 +14,11 @@ const HELP: &str = "\
 cargo xtask <task>
 
   ci [--install]        everything CI runs; --install first installs the Debian packages the tests need
-  bench --peers DIR [--rounds N]
-                        PHP's GatewayWorker and tengate under the same load, in turn; DIR holds checkouts of
-                        GatewayWorker, workerman and coroutine
+  bench [SET...] [--peers DIR] [--rounds N]
+                        the same loads on several servers, in turn; sets: php, floor, handshakes, shards, hold; php
+                        needs DIR, a folder with checkouts of GatewayWorker, workerman and coroutine
+  instructions [--accept]
+                        instructions of each path through the gateway, against the figures kept; --accept keeps these
   tidy                  house rules that no lint knows: module docs, file lengths, citations
   golden [--from DIR]   rewrites crates/proto/testdata/golden from recordings of the real PHP programs
 ";
@@ -26,6 +29,7 @@ fn main() -> ExitCode {
     let done: Result<()> = match arguments.split_first() {
         Some((&"ci", rest)) => ci::run(rest),
         Some((&"bench", rest)) => bench::run(rest),
+        Some((&"instructions", rest)) => instructions::run(rest),
         Some((&"tidy", [])) => tidy::run(),
         Some((&"golden", rest)) => golden::run(rest),
         _ => {

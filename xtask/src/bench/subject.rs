@@ -1,0 +1,271 @@
+//! What is measured: how it starts, where it listens, which processes are its server.
+
+use core::sync::atomic::{AtomicU16, Ordering};
+use core::time::Duration;
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::{binary, target};
+use crate::root;
+
+/// A server that loads are put on.
+#[derive(Clone, Copy)]
+pub(super) enum Subject {
+    /// PHP's register, gateway and worker, a process each.
+    AllPhp,
+    /// Our register and gateway with PHP's worker.
+    TengatePhpWorker,
+    /// Our register and gateway, and a worker on our SDK.
+    Tengate { shards: u16, pinned: bool },
+    /// The bare server of `tengate-bench floor`.
+    Floor,
+    /// nginx with one worker process; it answers a request and closes.
+    Nginx,
+}
+
+/// A subject that is up. Dropping it stops it.
+pub(super) struct Running {
+    pub(super) name: &'static str,
+    pub(super) url: String,
+    /// What server costs are read of.
+    pub(super) server_pids: Vec<u32>,
+    children: Vec<Child>,
+}
+
+impl Subject {
+    pub(super) const ONE_SHARD: Self = Self::Tengate { shards: 1, pinned: true };
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::AllPhp => "all PHP",
+            Self::TengatePhpWorker => "tengate, PHP worker",
+            Self::Tengate { shards: 1, .. } => "tengate",
+            Self::Tengate { shards: 2, pinned: true } => "2 shards, pinned",
+            Self::Tengate { shards: 2, pinned: false } => "2 shards, not pinned",
+            Self::Tengate { shards: 8, .. } => "8 shards",
+            Self::Tengate { .. } => "tengate, several shards",
+            Self::Floor => "floor",
+            Self::Nginx => "nginx",
+        }
+    }
+
+    pub(super) const fn needs_php(self) -> bool {
+        matches!(self, Self::AllPhp | Self::TengatePhpWorker)
+    }
+
+    pub(super) fn start(self, peers: Option<&Path>) -> Result<Running> {
+        let port = free_run(3)?;
+        let scheme = if matches!(self, Self::Nginx) { "http" } else { "ws" };
+        let mut running = Running {
+            name: self.name(),
+            url: format!("{scheme}://127.0.0.1:{port}"),
+            server_pids: Vec::new(),
+            children: Vec::new(),
+        };
+        match self {
+            Self::AllPhp => {
+                running.start(php(peers)?.env("PORT", port.to_string()))?;
+                let title = format!("BenchGateway websocket://127.0.0.1:{port}");
+                wait_for("PHP's gateway", || Ok(!processes(&title)?.is_empty()))?;
+                running.server_pids = processes(&title)?;
+            }
+            Self::TengatePhpWorker => {
+                let register = running.start_tengate(port, 1, true)?;
+                let mut worker = php(peers)?;
+                running.start(worker.env("REGISTER", register).env("PORT", port.to_string()))?;
+            }
+            Self::Tengate { shards, pinned } => {
+                let register = running.start_tengate(port, shards, pinned)?;
+                let mut worker = Command::new(binary("tengate-bench"));
+                running.start(worker.args(["worker", "--register", &register]))?;
+            }
+            Self::Floor => {
+                let listen = format!("127.0.0.1:{port}");
+                let mut floor = Command::new(binary("tengate-bench"));
+                let pid = running.start(floor.args(["floor", "--listen", &listen]))?;
+                running.server_pids = vec![pid];
+            }
+            Self::Nginx => running.start_nginx(port)?,
+        }
+        wait_for(running.name, || Ok(TcpStream::connect(("127.0.0.1", port)).is_ok()))?;
+        if matches!(self, Self::AllPhp | Self::TengatePhpWorker | Self::Tengate { .. }) {
+            // Nobody tells when the worker has found the gateway.
+            pause(Duration::from_secs(3));
+        }
+        Ok(running)
+    }
+}
+
+impl Running {
+    fn start(&mut self, command: &mut Command) -> Result<u32> {
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("{command:?}"))?;
+        let pid = child.id();
+        self.children.push(child);
+        Ok(pid)
+    }
+
+    /// Register and gateway; returns the register's address.
+    fn start_tengate(&mut self, port: u16, shards: u16, pinned: bool) -> Result<String> {
+        let [client, register, inner] =
+            [port, port + 1, port + 2].map(|port| format!("127.0.0.1:{port}"));
+        let config = target().join("bench").join(format!("gateway-{port}.toml"));
+        fs::write(&config, format!("[gateway]\npin_cores = {pinned}\n"))?;
+        self.start(Command::new(binary("tengate")).args(["register", "--listen", &register]))?;
+        let pid = self.start(
+            Command::new(binary("tengate"))
+                .arg("gateway")
+                .arg("--config")
+                .arg(config)
+                .args(["--client", &format!("websocket://{client}"), "--inner", &inner])
+                .args(["--register", &register, "--shards", &shards.to_string()]),
+        )?;
+        self.server_pids = vec![pid];
+        Ok(register)
+    }
+
+    fn start_nginx(&mut self, port: u16) -> Result<()> {
+        let folder = target().join("bench").join(format!("nginx-{port}"));
+        fs::create_dir_all(&folder)?;
+        let config = folder.join("nginx.conf");
+        fs::write(&config, nginx_config(port))?;
+        let master = self
+            .start(
+                Command::new("nginx")
+                    .arg("-p")
+                    .arg(&folder)
+                    .arg("-c")
+                    .arg(&config)
+                    .arg("-e")
+                    .arg("stderr"),
+            )
+            .context("nginx cannot be started; is the package nginx-light installed?")?;
+        wait_for("nginx's worker process", || Ok(!children_of(master)?.is_empty()))?;
+        self.server_pids = children_of(master)?;
+        Ok(())
+    }
+}
+
+/// One worker process, nothing logged, a response of a few bytes as short as a websocket's 101, every connection closed
+/// after it.
+fn nginx_config(port: u16) -> String {
+    format!(
+        "daemon off;\nworker_processes 1;\npid nginx.pid;\nerror_log stderr crit;\n\
+         events {{ worker_connections 16384; multi_accept on; }}\n\
+         http {{\n  access_log off;\n  keepalive_timeout 0;\n  client_body_temp_path b;\n  proxy_temp_path p;\n\
+         \x20 fastcgi_temp_path f;\n  uwsgi_temp_path u;\n  scgi_temp_path s;\n\
+         \x20 server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ return 200 \"ok\"; }} }}\n}}\n"
+    )
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let stopped = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+            if stopped.is_ok() {
+                // A process that does not stop is not worth waiting for.
+                let deadline = now() + Duration::from_secs(5);
+                while now() < deadline && matches!(child.try_wait(), Ok(None)) {
+                    pause(Duration::from_millis(50));
+                }
+            }
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+/// PHP at its fastest: precompiled and with its JIT.
+fn php(peers: Option<&Path>) -> Result<Command> {
+    let Some(peers) = peers else { bail!("PHP needs --peers") };
+    let mut command = Command::new("php");
+    for setting in ["opcache.enable_cli=1", "opcache.jit=1255", "opcache.jit_buffer_size=64M"] {
+        command.args(["-d", setting]);
+    }
+    command
+        .arg(root().join("crates/bench/php/start.php"))
+        .arg("start")
+        .env("TENGATE_PHP_PEERS", peers);
+    Ok(command)
+}
+
+/// Asks again until it is so.
+fn wait_for(what: &str, mut ready: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = now() + Duration::from_secs(10);
+    while !ready()? {
+        ensure!(now() < deadline, "{what} does not come up");
+        pause(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// Processes whose command line holds `title`.
+fn processes(title: &str) -> Result<Vec<u32>> {
+    pids(|folder| {
+        let line = fs::read(folder.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).split_whitespace().collect::<Vec<_>>().join(" ");
+        line.contains(title)
+    })
+}
+
+fn children_of(parent: u32) -> Result<Vec<u32>> {
+    let wanted = format!("PPid:\t{parent}");
+    pids(|folder| {
+        let status = fs::read_to_string(folder.join("status")).unwrap_or_default();
+        status.lines().any(|line| line == wanted)
+    })
+}
+
+fn pids(is_wanted: impl Fn(&PathBuf) -> bool) -> Result<Vec<u32>> {
+    let mut pids = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        if is_wanted(&entry.path()) {
+            pids.push(pid);
+        }
+    }
+    Ok(pids)
+}
+
+/// The first of `count` ports in a row that nobody listens on, below those the kernel gives to connecting clients: PHP
+/// does not listen where a client's old connection still lingers.
+fn free_run(count: u16) -> Result<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    loop {
+        let first = NEXT.fetch_add(count, Ordering::Relaxed);
+        ensure!(first < 32_000, "no {count} free ports in a row between 20000 and 32000");
+        let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if (first..first + count).all(is_free) {
+            return Ok(first);
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "waits for processes that tell nobody when they are ready"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "waits for processes that tell nobody when they are ready"
+)]
+fn pause(time: Duration) {
+    thread::sleep(time);
+}
