@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{root, say, tidy};
 
 /// Debian packages the tests need beside Rust and a C compiler.
-const PACKAGES: [&str; 3] = ["php-cli", "chromium", "chromium-driver"];
+const PACKAGES: [&str; 4] = ["php-cli", "chromium", "chromium-driver", "valgrind"];
 
 /// What it is, program and arguments, environment.
 type Step = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
@@ -42,6 +42,7 @@ const STEPS: &[Step] = &[
         ],
         &[],
     ),
+    ("instructions", &["cargo", "xtask", "instructions"], &[]),
 ];
 
 /// Runs everything.
