@@ -40,4 +40,4 @@ pub use net::{ConnSnapshot, Net};
 pub use run::{Config, Pinning, Running, ShardExit, StartError, run};
 pub use shard::Host;
 pub use stats::ShardStats;
-pub use sys::raise_descriptor_limit;
+pub use sys::{raise_descriptor_limit, source_socket};

@@ -1,6 +1,6 @@
 //! The kernel calls that std does not offer, each behind a safe function; the only `unsafe` code of the project.
 
-use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::fs::File;
 use std::io;
 use std::net::{TcpListener, TcpStream};
@@ -118,6 +118,16 @@ pub(crate) fn bound_socket(
     Ok(TcpListener::from(socket))
 }
 
+/// Makes a non-blocking TCP socket that will connect from `source`. It takes its port when it connects, not now
+/// (`IP_BIND_ADDRESS_NO_PORT`), so that all ports of an address are there for every peer.
+///
+/// # Errors
+/// What the kernel says; `AddrNotAvailable` when the address is not this machine's.
+pub fn source_socket(source: IpAddr) -> io::Result<OwnedFd> {
+    let options = [(libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)];
+    bound_socket(SocketAddr::new(source, 0), &options).map(OwnedFd::from)
+}
+
 /// Starts listening on a bound socket.
 pub(crate) fn listen(socket: &TcpListener, backlog: u16) -> io::Result<()> {
     // SAFETY: no pointer is passed.
@@ -125,18 +135,51 @@ pub(crate) fn listen(socket: &TcpListener, backlog: u16) -> io::Result<()> {
     Ok(())
 }
 
+/// Reads at most what fits into `bytes`; 0 is the peer's end. Errors are those of recv(2).
+pub(crate) fn read(stream: &TcpStream, bytes: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: `bytes` is writable for its length.
+    unsafe { receive(stream, bytes.as_mut_ptr(), bytes.len()) }
+}
+
 /// Reads at most what fits into the spare capacity of `bytes`, and appends it. Returns how much.
 pub(crate) fn read_append(stream: &TcpStream, bytes: &mut Vec<u8>) -> io::Result<usize> {
     let spare = bytes.spare_capacity_mut();
-    // SAFETY: `spare` is writable for its length; the kernel writes no more than that.
-    let count =
-        unsafe { libc::recv(stream.as_raw_fd(), spare.as_mut_ptr().cast(), spare.len(), 0) };
-    let Ok(count) = usize::try_from(count) else { return Err(io::Error::last_os_error()) };
+    // SAFETY: `spare` is writable for its length.
+    let count = unsafe { receive(stream, spare.as_mut_ptr().cast(), spare.len()) }?;
     let len = bytes.len() + count;
     // SAFETY: `len` is within the capacity, because `count` is at most the spare room, and the kernel filled that many.
     unsafe { bytes.set_len(len) };
     Ok(count)
 }
+
+/// Writes what the socket has room for; returns how much. Errors are those of send(2).
+pub(crate) fn write(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let [fd, flags] = [stream.as_raw_fd(), libc::MSG_NOSIGNAL].map(libc::c_long::from);
+    // The system call itself: glibc's send and recv are points where a thread may be cancelled, and pay for that with
+    // two atomic operations each.
+    // SAFETY: `bytes` is readable for its length, the kernel copies it; there is no address.
+    let count = unsafe {
+        libc::syscall(libc::SYS_sendto, fd, bytes.as_ptr(), bytes.len(), flags, NOWHERE, NO_BYTES)
+    };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// One recv, without glibc, as [`write`].
+///
+/// # Safety
+/// `to` must be writable for `len` bytes. The kernel writes as many as this returns.
+unsafe fn receive(stream: &TcpStream, to: *mut u8, len: usize) -> io::Result<usize> {
+    let fd = libc::c_long::from(stream.as_raw_fd());
+    // SAFETY: the kernel writes at most `len` bytes, which the caller vouches for; no address is asked for.
+    let count =
+        unsafe { libc::syscall(libc::SYS_recvfrom, fd, to, len, NO_FLAGS, NOWHERE, NOWHERE) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// No address, for calls that take one.
+const NOWHERE: *const u8 = core::ptr::null();
+const NO_BYTES: libc::c_long = 0;
+const NO_FLAGS: libc::c_long = 0;
 
 /// The cores the calling thread may run on.
 pub(crate) fn affinity() -> io::Result<libc::cpu_set_t> {
