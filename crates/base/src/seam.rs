@@ -36,8 +36,8 @@ pub struct Opened {
     pub door: Door,
     /// The other side.
     pub peer: SocketAddr,
-    /// Our side.
-    pub local: SocketAddr,
+    /// The port it came to.
+    pub local_port: u16,
 }
 
 /// Why a connection ended without the app asking.

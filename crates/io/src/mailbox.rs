@@ -80,6 +80,8 @@ pub(crate) struct Accepted {
     pub(crate) stream: TcpStream,
     pub(crate) door: Door,
     pub(crate) peer: SocketAddr,
+    /// The listener's.
+    pub(crate) local_port: u16,
 }
 
 #[derive(Debug)]

@@ -251,7 +251,7 @@ fn check_cores(config: &Config) -> Result<Vec<usize>, StartError> {
 fn deal(listeners: Vec<Listener>, shard_count: u16) -> Result<Vec<Vec<OpenListener>>, StartError> {
     let mut doors: Vec<Vec<OpenListener>> = (0..shard_count).map(|_| Vec::new()).collect();
     for (door, listener) in (0..).map(Door).zip(listeners) {
-        let Listener { sockets, sharing, .. } = listener;
+        let Listener { sockets, sharing, addr } = listener;
         if sharing == Sharing::PerShard && sockets.len() != usize::from(shard_count) {
             return Err(StartError::ListenerShards(door));
         }
@@ -259,6 +259,7 @@ fn deal(listeners: Vec<Listener>, shard_count: u16) -> Result<Vec<Vec<OpenListen
             shard.push(OpenListener {
                 door,
                 socket,
+                port: addr.port(),
                 sharing,
                 is_armed: true,
                 dealer: Dealer::default(),

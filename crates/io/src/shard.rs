@@ -50,6 +50,7 @@ pub(crate) struct Shard<A: Host> {
 pub(crate) struct OpenListener {
     pub(crate) door: Door,
     pub(crate) socket: TcpListener,
+    pub(crate) port: u16,
     pub(crate) sharing: Sharing,
     /// Whether epoll reports it.
     pub(crate) is_armed: bool,

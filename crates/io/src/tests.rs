@@ -21,7 +21,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Event {
-    Open { shard: ShardId, conn: ConnId, door: Door, peer: SocketAddr, local: SocketAddr },
+    Open { shard: ShardId, conn: ConnId, door: Door, peer: SocketAddr, local_port: u16 },
     Line { conn: ConnId, line: String },
     Closed { conn: ConnId, cause: CloseCause, unsent: Vec<u8> },
     Drained { conn: ConnId },
@@ -56,8 +56,8 @@ impl Lines {
 
 impl App for Lines {
     fn handle_open(&mut self, _now: Instant, opened: &Opened, _sink: &mut impl Sink) {
-        let &Opened { conn, door, peer, local } = opened;
-        self.report(Event::Open { shard: self.shard, conn, door, peer, local });
+        let &Opened { conn, door, peer, local_port } = opened;
+        self.report(Event::Open { shard: self.shard, conn, door, peer, local_port });
     }
 
     fn handle_bytes(

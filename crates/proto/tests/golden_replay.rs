@@ -121,9 +121,8 @@ fn replay<A: App>(
         shell.advance(event.at.saturating_sub(shell.now().saturating_since(Instant::ZERO)));
         if event.what == What::Connect {
             if let Some((door, peer)) = door(event.port) {
-                let local = SocketAddr::from((Ipv4Addr::LOCALHOST, event.port));
                 let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, peer));
-                places.insert(event.conn, shell.open(ShardId(0), door, peer, local));
+                places.insert(event.conn, shell.open(ShardId(0), door, peer, event.port));
             }
         } else if let Some(place) = places.get(&event.conn) {
             match &event.what {

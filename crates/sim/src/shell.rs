@@ -109,9 +109,9 @@ impl<A: App> Shell<A> {
         shard: ShardId,
         door: Door,
         peer: SocketAddr,
-        local: SocketAddr,
+        local_port: u16,
     ) -> Place {
-        let place = self.accept(shard, door, peer, local);
+        let place = self.accept(shard, door, peer, local_port);
         self.run();
         place
     }
@@ -122,7 +122,7 @@ impl<A: App> Shell<A> {
         shard: ShardId,
         door: Door,
         peer: SocketAddr,
-        local: SocketAddr,
+        local_port: u16,
     ) -> Place {
         self.serial += 1;
         let serial = self.serial;
@@ -130,7 +130,7 @@ impl<A: App> Shell<A> {
         let (app, memory) = &mut self.shards[usize::from(shard.0)];
         let conn = memory.take_index();
         memory.conns[conn.0 as usize] = Conn { serial, open: true, ..Conn::default() };
-        app.handle_open(now, &Opened { conn, door, peer, local }, memory);
+        app.handle_open(now, &Opened { conn, door, peer, local_port }, memory);
         Place { shard, conn, serial }
     }
 

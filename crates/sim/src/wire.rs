@@ -65,13 +65,12 @@ impl World {
         window: usize,
         index: usize,
     ) -> Option<Place> {
-        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
         let now = self.now;
         match server.kind {
             ServerKind::Gateway => {
                 let process = &mut self.gateways[server.index].life.as_mut()?.process;
                 process.shell.set_now(now);
-                let place = process.shell.accept(shard, door, peer, local);
+                let place = process.shell.accept(shard, door, peer, 1);
                 process.shell.limit(place, window);
                 process.conns[usize::from(shard.0)].insert(index);
                 Some(place)
@@ -79,7 +78,7 @@ impl World {
             ServerKind::Register => {
                 let process = self.registers[server.index].process.as_mut()?;
                 process.shell.set_now(now);
-                let place = process.shell.accept(shard, door, peer, local);
+                let place = process.shell.accept(shard, door, peer, 1);
                 process.conns[0].insert(index);
                 Some(place)
             }

@@ -1,7 +1,6 @@
 //! How connections come into a shard.
 
 use std::io::ErrorKind;
-use std::net::TcpStream;
 
 use tengate_base::Opened;
 
@@ -21,7 +20,8 @@ impl<A: Host> Shard<A> {
             }
             match sys::accept(&listener.socket) {
                 Ok((stream, peer)) => {
-                    let accepted = Accepted { stream, door: listener.door, peer };
+                    let accepted =
+                        Accepted { stream, door: listener.door, peer, local_port: listener.port };
                     match listener.sharing {
                         Sharing::PerShard => self.adopt(accepted),
                         Sharing::ByHost => {
@@ -65,18 +65,10 @@ impl<A: Host> Shard<A> {
             self.net.counters.refused_full += 1;
             return;
         }
-        let Accepted { door, peer, .. } = accepted;
+        let Accepted { door, peer, local_port, .. } = accepted;
         let Some(conn) = self.net.adopt(accepted) else { return };
-        let stream = self.net.conns[conn.0 as usize].stream.as_ref();
-        let local = match stream.map(TcpStream::local_addr) {
-            Some(Ok(local)) => canonical(local),
-            // Without it the app could not tell the connection's place; this happens only when the kernel lacks memory.
-            Some(Err(_)) | None => {
-                self.net.remove(conn.0);
-                return;
-            }
-        };
-        self.app.handle_open(self.net.now, &Opened { conn, door, peer, local }, &mut self.net);
+        let opened = Opened { conn, door, peer, local_port };
+        self.app.handle_open(self.net.now, &opened, &mut self.net);
     }
 
     /// Has epoll report the listeners exactly while connections are taken.

@@ -39,8 +39,8 @@ fn connections_of_one_host_go_to_one_shard() {
     let clients: Vec<_> = (0..9).map(|_| connect(shards.addr)).collect();
     for client in &clients {
         let shard = shards.wait_for(|event| match event {
-            Event::Open { shard, local, .. } => {
-                assert_eq!(local, shards.addr);
+            Event::Open { shard, local_port, .. } => {
+                assert_eq!(local_port, shards.addr.port());
                 Some(shard)
             }
             _ => None,

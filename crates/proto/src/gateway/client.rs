@@ -56,7 +56,7 @@ pub(super) enum Codec {
 #[derive(Debug)]
 pub(super) struct Handshake {
     pub(super) peer: SocketAddr,
-    pub(super) local: SocketAddr,
+    pub(super) local_port: u16,
     /// Encoded messages sent to the client already; they follow the 101 response.
     pub(super) pending: Vec<u8>,
 }
@@ -66,12 +66,12 @@ impl Client {
         connection_id: u32,
         door: Door,
         peer: SocketAddr,
-        local: SocketAddr,
+        local_port: u16,
         protocol: &Protocol,
     ) -> Self {
         let codec = match protocol {
             Protocol::Websocket { .. } => {
-                Codec::Handshake(Box::new(Handshake { peer, local, pending: Vec::new() }))
+                Codec::Handshake(Box::new(Handshake { peer, local_port, pending: Vec::new() }))
             }
             Protocol::Text => Codec::Text(text::Decoder::default()),
             Protocol::Frame | Protocol::Tcp | Protocol::LengthField(_) => Codec::Stateless,

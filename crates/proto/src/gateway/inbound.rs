@@ -159,7 +159,7 @@ impl Gateway {
                 headers: request.headers().map(|(name, value)| (name.as_bytes(), value)),
             },
             opening.peer,
-            opening.local.port(),
+            opening.local_port,
             &mut body,
         );
         self.emit(now, conn, Command::OnWebsocketConnect, Body::Serialized(&body), sink);

@@ -84,8 +84,7 @@ impl Bed {
     /// Something connects to the inner address and says nothing yet.
     pub(super) fn link(&mut self, shard: u16) -> Worker {
         let peer = self.address();
-        let local = SocketAddr::from((LAN_IP, LAN_PORT));
-        let place = self.shell.open(ShardId(shard), self.inner, peer, local);
+        let place = self.shell.open(ShardId(shard), self.inner, peer, LAN_PORT);
         Worker { place, received: Vec::new() }
     }
 

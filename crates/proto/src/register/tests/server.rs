@@ -270,7 +270,7 @@ impl Bench {
                 conn: ConnId(conn),
                 door: Door(0),
                 peer: remote(conn),
-                local: remote(1236),
+                local_port: 1236,
             };
             self.register.handle_open(self.now, &opened, &mut self.shell);
         }
