@@ -1,7 +1,7 @@
 //! A shard's connections and the way out of them: the [`Sink`] of the kernel shell.
 
 use core::net::SocketAddr;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::net::{Shutdown, TcpStream};
 
 use tengate_base::{Closed, ConnId, Door, How, Instant, ShardId, Sink};
@@ -217,7 +217,7 @@ impl Net {
     /// Writes what is queued; returns what remains.
     pub(crate) fn write_out(&mut self, index: u32) -> usize {
         let conn = &mut self.conns[index as usize];
-        let (Some(stream), Some(id)) = (&mut conn.stream, conn.out) else { return 0 };
+        let (Some(stream), Some(id)) = (&conn.stream, conn.out) else { return 0 };
         let queue = &mut self.buffers[id];
         if !queue.is_empty() && !conn.flags.any(Flags::BLOCKED | Flags::BROKEN) {
             match write(stream, queue.pending(), &mut self.counters) {
@@ -349,7 +349,7 @@ impl Sink for Net {
             return;
         }
         let open = &mut self.conns[index as usize];
-        let Some(stream) = &mut open.stream else { return };
+        let Some(stream) = &open.stream else { return };
         match write(stream, bytes, &mut self.counters) {
             Ok(count) if count == bytes.len() => open.bytes_written += count as u64,
             Ok(count) => {
@@ -453,10 +453,10 @@ impl Sink for Net {
 struct Broken;
 
 /// One write. A full socket is no error, it takes nothing.
-fn write(stream: &mut TcpStream, bytes: &[u8], counters: &mut Counters) -> Result<usize, Broken> {
+fn write(stream: &TcpStream, bytes: &[u8], counters: &mut Counters) -> Result<usize, Broken> {
     loop {
         counters.writes += 1;
-        return match stream.write(bytes) {
+        return match sys::write(stream, bytes) {
             Ok(count) => {
                 counters.bytes_written += count as u64;
                 counters.writes_blocked += u64::from(count < bytes.len());

@@ -1,6 +1,6 @@
 //! How bytes come from sockets to the application.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 
 use tengate_base::{CloseCause, ConnId};
 
@@ -61,8 +61,8 @@ impl<A: Host> Shard<A> {
 
     /// Reads into the shared buffer, shows it, keeps what is not consumed.
     fn read_and_show(&mut self, index: u32) -> Result<(), CloseCause> {
-        let Some(stream) = &mut self.net.conns[index as usize].stream else { return Ok(()) };
-        let result = stream.read(&mut self.read_buffer);
+        let Some(stream) = &self.net.conns[index as usize].stream else { return Ok(()) };
+        let result = sys::read(stream, &mut self.read_buffer);
         let count = self.note_read(index, result, READ_BYTES)?;
         if count == 0 {
             return Ok(());
