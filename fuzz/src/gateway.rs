@@ -59,7 +59,7 @@ impl Bed {
             .map(|shard| Gateway::new(Arc::clone(&config), ShardId(shard), Instant::ZERO));
         let mut shell = Shell::new(shards);
         let address = peer_address(0);
-        let gone = shell.open(ShardId(0), inner_door(&config), address, address);
+        let gone = shell.open(ShardId(0), inner_door(&config), address, 1);
         shell.close(gone, CloseCause::Peer);
         Self { config, shell, peers: Vec::new(), gone }
     }
@@ -115,8 +115,7 @@ impl Bed {
         }
         let inner = inner_door(&self.config);
         let door = Door(door % (inner.0 + 1));
-        let place =
-            self.shell.accept(shard, door, peer_address(self.peers.len()), peer_address(PEERS_MAX));
+        let place = self.shell.accept(shard, door, peer_address(self.peers.len()), 1);
         self.peers.push(Peer { place, is_client: door != inner, received: Vec::new() });
         Some(())
     }

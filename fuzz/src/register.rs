@@ -60,7 +60,7 @@ impl Bed {
         match script.byte()? % 8 {
             0 if self.peers.len() < PEERS_MAX => {
                 let address = peer_address(self.peers.len());
-                let place = self.shell.open(SHARD, Door(0), address, peer_address(PEERS_MAX));
+                let place = self.shell.open(SHARD, Door(0), address, 1);
                 self.peers.push(Peer { place, received: Vec::new() });
             }
             0 => {}

@@ -76,7 +76,7 @@ impl Bed {
             ShardId(shard),
             Door(0),
             peer,
-            SocketAddr::from((Ipv4Addr::LOCALHOST, 8282)),
+            8282,
         );
         Client { place }
     }
