@@ -1,7 +1,7 @@
 <?php
 use GatewayWorker\Lib\Gateway;
 
-// The same business code as `tengate-bench worker`: a uid for each client, echo, broadcast.
+// The same business code as `tengate-bench worker`: a uid for each client, and what a message's first byte asks for.
 class Events
 {
     public static function onConnect($client_id)
@@ -11,10 +11,31 @@ class Events
 
     public static function onMessage($client_id, $message)
     {
-        if ($message[0] === '*') {
-            Gateway::sendToAll($message);
-        } else {
-            Gateway::sendToClient($client_id, $message);
+        switch ($message[0] ?? '') {
+            case '*':
+                Gateway::sendToAll($message);
+                return;
+            case '#':
+                $bar = strpos($message, '|');
+                if ($bar !== false) {
+                    Gateway::sendToGroup(substr($message, 1, $bar - 1), substr($message, $bar + 1));
+                    return;
+                }
+                break;
+            case '@':
+                $bar = strpos($message, '|');
+                if ($bar !== false) {
+                    Gateway::sendToUid(substr($message, 1, $bar - 1), substr($message, $bar + 1));
+                    return;
+                }
+                break;
+            case '+':
+                Gateway::joinGroup($client_id, substr($message, 1));
+                break;
+            case '=':
+                Gateway::bindUid($client_id, substr($message, 1));
+                break;
         }
+        Gateway::sendToClient($client_id, $message);
     }
 }

@@ -1,89 +1,204 @@
-//! Closed-loop echo: one message in flight a client.
+//! Echo: every message comes back to its client. Closed loop, one in flight a client; or open loop, at a constant rate.
 
-use core::time::Duration;
+use core::ops::AddAssign;
 
-use anyhow::Result;
-use hdrhistogram::Histogram;
-use serde::Serialize;
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
 
-use crate::clients::Clients;
-use crate::load::{Load, cpu_words};
-use crate::process::Usage;
-use crate::report;
+use crate::clients::{Clients, Event};
+use crate::latency::{Percentiles, float, nanos, now_nanos, seconds};
+use crate::load::Load;
+use crate::pace::{self, Paced, Schedule};
+use crate::parts::{self, Part, Share};
+use crate::process::Cost;
+use crate::report::{self, Words};
 
 /// What to send where, and for how long.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
     load: Load,
-    /// How long to measure, in seconds, after one second of warm-up.
-    #[arg(long, default_value_t = 5)]
-    seconds: u64,
+    /// Bytes of a message.
+    #[arg(long, default_value_t = 64)]
+    bytes: usize,
+    /// How long to measure, in seconds.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// How long to send before measuring, in seconds.
+    #[arg(long, default_value_t = 1.0)]
+    warmup: f64,
+    /// Open loop: messages a second of all clients together, sent when they are due even if answers are late. A latency
+    /// then counts from the instant the message was due, so a stall counts for all that was to be sent meanwhile. Without
+    /// it every client waits for an answer before it sends again.
+    #[arg(long)]
+    rate: Option<f64>,
 }
 
 /// What came of it.
 #[derive(Debug, Serialize)]
 struct Report {
+    mode: &'static str,
     clients: usize,
+    processes: usize,
     bytes: usize,
+    seconds: f64,
+    /// What was asked for, in an open loop.
+    rate: Option<f64>,
+    messages: u64,
     messages_per_second: f64,
-    latency_us_p50: f64,
-    latency_us_p99: f64,
-    latency_us_max: f64,
+    #[serde(flatten)]
+    latency: Percentiles,
+    /// Open loop: messages that were not answered within ten seconds after the last was sent.
+    unanswered: Option<u64>,
+    /// Open loop: how late the generator itself was.
+    generator_lag: Option<Percentiles>,
     server_cpu_us_per_message: Option<f64>,
+    #[serde(flatten)]
+    cost: Option<Cost>,
+}
+
+/// The clients of one process.
+struct Echo {
+    clients: Clients,
+    share: Share,
+    message: Vec<u8>,
+    rate: Option<f64>,
+    /// Of each client's message in flight; 0 while there is none.
+    sent_at: Vec<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Step {
+    Connect,
+    /// For so many seconds.
+    Run(f64),
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Tally {
+    paced: Paced,
+    nanos: u64,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let load = &options.load;
-    let mut clients = load.connect()?;
-    let payload = vec![b'e'; load.bytes.max(1)];
-    for client in 0..clients.len() {
-        clients.send(client, &payload)?;
-    }
-    measure(&mut clients, &payload, Duration::from_secs(1))?;
-    let before = Usage::of(&load.pids)?;
-    let start = clients.now();
-    let latencies = measure(&mut clients, &payload, Duration::from_secs(options.seconds))?;
-    let seconds = report::micros(clients.now() - start) / 1e6;
-    let used = Usage::of(&load.pids)?.cpu_seconds - before.cpu_seconds;
-    #[expect(clippy::cast_precision_loss, reason = "a count of messages is far below 2^52")]
-    let count = latencies.len() as f64;
-    let result = Report {
-        clients: load.clients,
-        bytes: load.bytes,
-        messages_per_second: count / seconds,
-        latency_us_p50: report::micros(latencies.value_at_quantile(0.5)),
-        latency_us_p99: report::micros(latencies.value_at_quantile(0.99)),
-        latency_us_max: report::micros(latencies.max()),
-        server_cpu_us_per_message: load.per_unit(used, count),
+    load.check_messages()?;
+    ensure!(options.bytes > 0, "--bytes must be at least 1");
+    ensure!(options.seconds > 0.0 && options.warmup >= 0.0, "--seconds must be above 0");
+    ensure!(options.rate.is_none_or(|rate| rate > 0.0), "--rate must be above 0");
+    let Some(mut crew) = parts::start(load, |share| Echo::new(options, share))? else {
+        return Ok(());
     };
-    let line = format!(
-        "echo: {} clients, {} B: {:.0} messages/s, p50 {:.0} µs, p99 {:.0} µs, max {:.0} µs{}",
-        result.clients,
-        result.bytes,
-        result.messages_per_second,
-        result.latency_us_p50,
-        result.latency_us_p99,
-        result.latency_us_max,
-        cpu_words(result.server_cpu_us_per_message, "message")
-    );
-    report::print(load.json, &line, &result)
+    parts::step_with_bar(&mut crew, &Step::Connect, "connecting", load.clients)?;
+    if options.warmup > 0.0 {
+        crew.step(&Step::Run(options.warmup))?;
+    }
+    let before = load.usage()?;
+    let start = now_nanos();
+    let tally = crew.step(&Step::Run(options.seconds))?;
+    let cost = load.usage()?.since(&before, now_nanos() - start);
+    let paced = tally.paced;
+    let is_open = options.rate.is_some();
+    let messages = paced.latencies.count();
+    let micros = cost.as_ref().and_then(|cost| cost.micros_per(messages));
+    let result = Report {
+        mode: "echo",
+        clients: load.clients,
+        processes: load.processes,
+        bytes: options.bytes,
+        seconds: seconds(tally.nanos),
+        rate: options.rate,
+        messages,
+        messages_per_second: float(paced.answered_in_time) / seconds(tally.nanos),
+        latency: paced.latencies.percentiles(),
+        unanswered: is_open.then(|| paced.sent - messages),
+        generator_lag: is_open.then(|| paced.lag.percentiles()),
+        server_cpu_us_per_message: micros,
+        cost,
+    };
+    report::print(&load.style, &words(&result), &result)
 }
 
-/// Answers every echo with the next message until the time is over.
-fn measure(clients: &mut Clients, payload: &[u8], time: Duration) -> Result<Histogram<u64>> {
-    let mut latencies = Histogram::new_with_max(LATENCY_NANOS_MAX, 3)?;
-    let end = clients.now() + u64::try_from(time.as_nanos())?;
-    let mut arrived = Vec::new();
-    while clients.now() < end {
-        clients.receive(Duration::from_millis(100), |arrival| arrived.push(arrival))?;
-        for arrival in arrived.drain(..) {
-            latencies.saturating_record(arrival.nanos);
-            clients.send(arrival.client, payload)?;
+fn words(result: &Report) -> Words {
+    let looped = result.rate.map_or_else(
+        || "one in flight each".to_owned(),
+        |rate| format!("{rate} messages/s on schedule"),
+    );
+    let title = format!("echo, {} clients, {} B, {looped}", result.clients, result.bytes);
+    let mut words = Words::new(title)
+        .number("rate", result.messages_per_second, "messages/s")
+        .latency("latency", &result.latency)
+        .trouble("unanswered", result.unanswered.unwrap_or(0));
+    if let Some(lag) = &result.generator_lag {
+        words = words.latency("generator late by", lag);
+    }
+    words.cost("server per message", result.cost.as_ref(), result.server_cpu_us_per_message)
+}
+
+impl Echo {
+    fn new(options: &Options, share: Share) -> Result<Self> {
+        let clients = options.load.clients(share)?;
+        let mut message = Vec::new();
+        clients.encode(&vec![b'e'; options.bytes], &mut message);
+        let sent_at = vec![0; clients.len()];
+        Ok(Self { clients, share, message, rate: options.rate, sent_at })
+    }
+
+    /// Answers every echo with the next message until the time is over. What is in flight then stays so.
+    fn ask_and_answer(&mut self, time: f64) -> Result<Tally> {
+        let start = now_nanos();
+        let end = start + nanos(time);
+        for client in 0..self.clients.len() {
+            if self.sent_at[client] == 0 {
+                self.sent_at[client] = now_nanos();
+                self.clients.line(client).send(&self.message);
+            }
+        }
+        let mut paced = Paced::default();
+        while now_nanos() < end {
+            self.clients.turn_until(end, |client, line, event| {
+                match event {
+                    Event::Message(_) => {
+                        let now = now_nanos();
+                        paced.answered_in_time += 1;
+                        // The pause between two steps is not the server's.
+                        paced.latencies.record(now - self.sent_at[client].max(start));
+                        self.sent_at[client] = now;
+                        line.send(&self.message);
+                    }
+                    Event::Open => {}
+                    Event::Gone(ending) => return Err(ending.into_error()),
+                }
+                Ok(())
+            })?;
+        }
+        Ok(Tally { paced, nanos: now_nanos() - start })
+    }
+}
+
+impl Part for Echo {
+    type Step = Step;
+    type Tally = Tally;
+
+    fn step(&mut self, step: &Step, progress: &mut dyn FnMut(u64)) -> Result<Tally> {
+        match (step, self.rate) {
+            (Step::Connect, _) => {
+                self.clients.open(progress)?;
+                Ok(Tally::default())
+            }
+            (Step::Run(time), None) => self.ask_and_answer(*time),
+            (Step::Run(time), Some(rate)) => {
+                let schedule = Schedule::new(now_nanos(), rate, *time, self.share);
+                let paced = pace::run(&mut self.clients, &self.message, schedule)?;
+                Ok(Tally { paced, nanos: nanos(*time) })
+            }
         }
     }
-    Ok(latencies)
 }
 
-/// A minute; nobody waits longer for an echo.
-const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.paced += other.paced;
+        self.nanos = self.nanos.max(other.nanos);
+    }
+}

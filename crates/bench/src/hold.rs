@@ -1,76 +1,203 @@
-//! Idle clients, and what each costs the server in memory.
+//! Idle clients, and what each costs the server and the kernel in memory.
 
 use anyhow::{Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::clients::{Clients, Target};
-use crate::process::Usage;
-use crate::report;
+use crate::clients::{Clients, Event};
+use crate::latency::{Percentiles, float, nanos, now_nanos, seconds};
+use crate::load::Load;
+use crate::pace::{self, Paced, Schedule};
+use crate::parts::{self, Crew, Part, Share};
+use crate::process::{self, Cost};
+use crate::report::{self, Words};
 
-/// Whom to hold.
+/// Whom to hold, and for how long.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The gateway, as ws://host:port.
-    url: String,
-    /// How many clients, after a warm-up of a tenth as many that leave again.
-    #[arg(long, default_value_t = 15_000)]
-    clients: usize,
-    /// Process of the gateway; may be repeated.
-    #[arg(long = "pid", required = true)]
-    pids: Vec<u32>,
-    /// How long to wait, after the last client, for the server to come to rest, in seconds.
-    #[arg(long, default_value_t = 2)]
-    settle: u64,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    load: Load,
+    /// How long to wait for the server to come to rest before its memory is looked at, in seconds: after the warm-up, a
+    /// tenth of the clients that leave again, and after the last client.
+    #[arg(long, default_value_t = 2.0)]
+    settle: f64,
+    /// How long to hold the clients after that, in seconds.
+    #[arg(long, default_value_t = 0.0)]
+    seconds: f64,
+    /// Echoes a second of all clients together while they are held, on schedule: what a busy few wait among idle many.
+    #[arg(long, requires = "seconds")]
+    rate: Option<f64>,
+    /// Bytes of such an echo.
+    #[arg(long, default_value_t = 64)]
+    bytes: usize,
 }
 
 /// What came of it.
 #[derive(Debug, Serialize)]
 struct Report {
+    mode: &'static str,
     clients: usize,
+    processes: usize,
     resident_bytes_before: u64,
     resident_bytes_after: u64,
-    bytes_per_client: f64,
+    /// Growth of the server's resident memory, for each client.
+    bytes_per_client: Option<f64>,
+    /// Growth of the whole machine's slab and TCP buffers, for each client: both ends of a connection over loopback.
+    kernel_bytes_per_client: f64,
     handshakes_per_second: f64,
+    server_cpu_us_per_handshake: Option<f64>,
+    seconds: f64,
+    /// Server's processor time while the clients are held, 1 for a whole core.
+    server_busy_share_holding: Option<f64>,
+    rate: Option<f64>,
+    messages: u64,
+    unanswered: u64,
+    #[serde(flatten)]
+    latency: Option<Percentiles>,
+    generator_lag: Option<Percentiles>,
+}
+
+/// The clients of one process.
+struct Hold {
+    clients: Clients,
+    share: Share,
+    message: Vec<u8>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Step {
+    /// A tenth of the clients come and go.
+    WarmUp,
+    Connect,
+    /// Nothing, for so many seconds.
+    Idle(f64),
+    /// Echoes on schedule, for so many seconds.
+    Echo {
+        rate: f64,
+        seconds: f64,
+    },
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    ensure!(options.clients > 0, "at least one client is needed");
-    let target = Target::parse(&options.url)?;
-    drop(Clients::connect(&target, options.clients / 10 + 1, |_| {})?);
-    settle(options.settle);
-    let before = Usage::of(&options.pids)?;
-    let bar = report::progress("connecting", options.clients as u64);
-    let clock = tengate_io::Clock::start();
-    let start = clock.now().as_nanos();
-    let clients = Clients::connect(&target, options.clients, |done| bar.set_position(done as u64))?;
-    let seconds = report::micros(clock.now().as_nanos() - start) / 1e6;
-    bar.finish_and_clear();
-    settle(options.settle);
-    let after = Usage::of(&options.pids)?;
-    #[expect(clippy::cast_precision_loss, reason = "memory is far below 2^52 bytes")]
-    let (grown, count) =
-        (after.resident_bytes.saturating_sub(before.resident_bytes) as f64, clients.len() as f64);
-    let result = Report {
-        clients: clients.len(),
-        resident_bytes_before: before.resident_bytes,
-        resident_bytes_after: after.resident_bytes,
-        bytes_per_client: grown / count,
-        handshakes_per_second: count / seconds,
+    let load = &options.load;
+    load.check_messages()?;
+    ensure!(options.bytes > 0, "--bytes must be at least 1");
+    ensure!(options.settle >= 0.0 && options.seconds >= 0.0, "times must not be negative");
+    ensure!(options.rate.is_none_or(|rate| rate > 0.0), "--rate must be above 0");
+    let Some(mut crew) = parts::start(load, |share| Hold::new(options, share))? else {
+        return Ok(());
     };
-    let line = format!(
-        "hold: {} clients: {:.0} B a client, {:.0} handshakes/s",
-        result.clients, result.bytes_per_client, result.handshakes_per_second
-    );
-    report::print(options.json, &line, &result)
+    let result = measure(options, &mut crew)?;
+    report::print(&load.style, &words(&result), &result)
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the server's memory is looked at when nothing happens any more"
-)]
-fn settle(seconds: u64) {
-    std::thread::sleep(core::time::Duration::from_secs(seconds));
+fn measure(options: &Options, crew: &mut Crew<Hold>) -> Result<Report> {
+    let load = &options.load;
+    let count = float(load.clients as u64);
+    crew.step(&Step::WarmUp)?;
+    crew.step(&Step::Idle(options.settle))?;
+    let (before, kernel_before) = (load.usage()?, process::kernel_bytes()?);
+    let start = now_nanos();
+    parts::step_with_bar(crew, &Step::Connect, "connecting", load.clients)?;
+    let connecting_nanos = now_nanos() - start;
+    let connected = load.usage()?;
+    let handshakes = connected.since(&before, connecting_nanos);
+    crew.step(&Step::Idle(options.settle))?;
+    let (after, kernel_after) = (load.usage()?, process::kernel_bytes()?);
+    let grown = after.resident_bytes.saturating_sub(before.resident_bytes);
+    let start = now_nanos();
+    let paced = crew.step(&match options.rate {
+        Some(rate) => Step::Echo { rate, seconds: options.seconds },
+        None => Step::Idle(options.seconds),
+    })?;
+    let holding: Option<Cost> = load.usage()?.since(&after, now_nanos() - start);
+    let latency = options.rate.map(|_| paced.latencies.percentiles());
+    Ok(Report {
+        mode: "hold",
+        clients: load.clients,
+        processes: load.processes,
+        resident_bytes_before: before.resident_bytes,
+        resident_bytes_after: after.resident_bytes,
+        bytes_per_client: (!load.pids.is_empty()).then(|| float(grown) / count),
+        kernel_bytes_per_client: float(kernel_after.saturating_sub(kernel_before)) / count,
+        handshakes_per_second: count / seconds(connecting_nanos),
+        server_cpu_us_per_handshake: handshakes
+            .and_then(|cost| cost.micros_per(load.clients as u64)),
+        seconds: options.seconds,
+        server_busy_share_holding: holding
+            .filter(|_| options.seconds > 0.0)
+            .map(|cost| cost.cpu_seconds / options.seconds),
+        rate: options.rate,
+        messages: paced.latencies.count(),
+        unanswered: paced.sent - paced.latencies.count(),
+        latency,
+        generator_lag: options.rate.map(|_| paced.lag.percentiles()),
+    })
+}
+
+fn words(result: &Report) -> Words {
+    let mut words = Words::new(format!("hold, {} clients", result.clients));
+    if let Some(bytes) = result.bytes_per_client {
+        words = words.number("server", bytes, "B/client");
+    }
+    words = words.number("kernel, both ends", result.kernel_bytes_per_client, "B/client").number(
+        "rate",
+        result.handshakes_per_second,
+        "handshakes/s",
+    );
+    if let Some(micros) = result.server_cpu_us_per_handshake {
+        words = words.number("server per handshake", micros, "µs");
+    }
+    if let Some(share) = result.server_busy_share_holding {
+        words = words.number("server while holding", share * 100.0, "% of a core");
+    }
+    if let (Some(latency), Some(lag)) = (&result.latency, &result.generator_lag) {
+        words = words
+            .latency("echo meanwhile", latency)
+            .latency("generator late by", lag)
+            .trouble("unanswered", result.unanswered);
+    }
+    words
+}
+
+impl Hold {
+    fn new(options: &Options, share: Share) -> Result<Self> {
+        let clients = options.load.clients(share)?;
+        let mut message = Vec::new();
+        clients.encode(&vec![b'h'; options.bytes], &mut message);
+        Ok(Self { clients, share, message })
+    }
+
+    /// Nothing is sent but answers to the server's pings.
+    fn idle(&mut self, time: f64) -> Result<()> {
+        let end = now_nanos() + nanos(time);
+        while now_nanos() < end {
+            self.clients.turn_until(end, |_, _, event| match event {
+                Event::Gone(ending) => Err(ending.into_error()),
+                Event::Open | Event::Message(_) => Ok(()),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Part for Hold {
+    type Step = Step;
+    type Tally = Paced;
+
+    fn step(&mut self, step: &Step, progress: &mut dyn FnMut(u64)) -> Result<Paced> {
+        match step {
+            Step::WarmUp => {
+                let few = self.clients.len() / 10 + 1;
+                self.clients.open_first(few, &mut |_| {})?;
+                (0..few).for_each(|client| self.clients.reset(client));
+            }
+            Step::Connect => self.clients.open(progress)?,
+            Step::Idle(time) => self.idle(*time)?,
+            Step::Echo { rate, seconds } => {
+                let schedule = Schedule::new(now_nanos(), *rate, *seconds, self.share);
+                return pace::run(&mut self.clients, &self.message, schedule);
+            }
+        }
+        Ok(Paced::default())
+    }
 }

@@ -1,47 +1,66 @@
-//! What every mode that sends is told: where, how many, how large.
+//! What every mode is told: where, how many, from where, and how to say what came of it.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
-use crate::clients::{Clients, Target};
-use crate::report;
+use crate::clients::Clients;
+use crate::parts::Share;
+use crate::process::Usage;
+use crate::protocol::Protocol;
+use crate::report::Style;
+use crate::target::{Sources, Target};
 
-/// What to send where.
+/// Whom to connect where.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Load {
-    /// The gateway, as ws://host:port.
-    url: String,
+    /// The server: ws://HOST:PORT/PATH, text://HOST:PORT or frame://HOST:PORT; for churn http://HOST:PORT/PATH, too.
+    pub(crate) target: Target,
     /// How many clients.
     #[arg(long, default_value_t = 1000)]
     pub(crate) clients: usize,
-    /// Bytes of a message.
-    #[arg(long, default_value_t = 64)]
-    pub(crate) bytes: usize,
-    /// Process of the gateway, to measure its processor time; may be repeated.
+    /// Divide the clients among this many processes of one thread each. One is enough until it is busy all the time or has
+    /// no descriptors left.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) processes: usize,
+    /// Connect from these local addresses in turn, as in 127.0.0.2-127.0.0.9,127.0.1.1. Each has about 28 000 ports.
+    #[arg(long)]
+    source: Option<Sources>,
+    /// Process of the server, to measure what it spends; may be repeated.
     #[arg(long = "pid")]
     pub(crate) pids: Vec<u32>,
-    /// Print JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) style: Style,
+    /// Which part this process is of a load with several processes.
+    #[arg(long, hide = true)]
+    pub(crate) part: Option<usize>,
 }
 
 impl Load {
-    /// Connects the clients, with a progress bar.
-    pub(crate) fn connect(&self) -> Result<Clients> {
-        let target = Target::parse(&self.url)?;
-        let bar = report::progress("connecting", self.clients as u64);
-        let clients =
-            Clients::connect(&target, self.clients, |done| bar.set_position(done as u64))?;
-        bar.finish_and_clear();
-        Ok(clients)
+    /// Refuses what cannot be measured.
+    pub(crate) fn check(&self) -> Result<()> {
+        ensure!(self.clients > 0, "--clients must be at least 1");
+        ensure!(
+            (1..=PROCESSES_MAX).contains(&self.processes) && self.processes <= self.clients,
+            "--processes must be at least 1, and at most {PROCESSES_MAX} and the number of clients"
+        );
+        Ok(())
     }
 
-    /// Processor time the gateway spent on each of `count` things, if its processes are known.
-    pub(crate) fn per_unit(&self, cpu_seconds: f64, count: f64) -> Option<f64> {
-        (!self.pids.is_empty()).then(|| cpu_seconds * 1e6 / count)
+    /// As [`check`](Self::check), for modes that send messages.
+    pub(crate) fn check_messages(&self) -> Result<()> {
+        ensure!(self.target.protocol != Protocol::Http, "only churn knows http://");
+        self.check()
+    }
+
+    /// The clients of one part, not connected.
+    pub(crate) fn clients(&self, share: Share) -> Result<Clients> {
+        // Neighbours in different processes begin with different addresses.
+        let sources = self.source.clone().unwrap_or_default().starting_at(share.index);
+        Clients::new(&self.target, sources, share.of(self.clients))
+    }
+
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        Usage::of(&self.pids)
     }
 }
 
-/// Words about processor time, for people.
-pub(crate) fn cpu_words(micros: Option<f64>, unit: &str) -> String {
-    micros.map_or_else(String::new, |micros| format!(", server {micros:.2} µs/{unit}"))
-}
+const PROCESSES_MAX: usize = 256;

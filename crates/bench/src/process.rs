@@ -1,46 +1,184 @@
-//! What a server process has used, from `/proc`.
+//! What server processes have used, from `/proc`.
 
 use std::fs;
 
 use anyhow::{Context as _, Result};
+use rustix::param::clock_ticks_per_second;
+use serde::Serialize;
 
-/// Processor time and memory of a few processes together.
-#[derive(Clone, Copy, Debug, Default)]
+use crate::latency::{NANOS_PER_SECOND, float, seconds};
+
+/// Processor time and memory of a few processes together, until now.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Usage {
-    /// User and system time, in seconds.
-    pub(crate) cpu_seconds: f64,
+    threads: Vec<Thread>,
     /// Resident memory, in bytes.
     pub(crate) resident_bytes: u64,
 }
 
+#[derive(Clone, Debug)]
+struct Thread {
+    pid: u32,
+    tid: u32,
+    name: String,
+    /// User and system time.
+    run_nanos: u64,
+}
+
+/// Processor time of one thread over a measurement.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ThreadCost {
+    pid: u32,
+    name: String,
+    cpu_seconds: f64,
+    /// Of the time that the measurement took, 0 to 1.
+    busy_share: f64,
+}
+
+/// Processor time over a measurement.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Cost {
+    #[serde(rename = "server_cpu_seconds")]
+    pub(crate) cpu_seconds: f64,
+    /// Those that ran at all, the busiest first.
+    #[serde(rename = "server_threads")]
+    threads: Vec<ThreadCost>,
+}
+
 impl Usage {
-    /// Adds up the processes with these ids.
+    /// Of all threads of the processes with these ids.
     pub(crate) fn of(pids: &[u32]) -> Result<Self> {
-        let mut total = Self::default();
-        for pid in pids {
-            let one = Self::of_one(*pid).with_context(|| format!("process {pid}"))?;
-            total.cpu_seconds += one.cpu_seconds;
-            total.resident_bytes += one.resident_bytes;
+        let mut usage = Self::default();
+        for &pid in pids {
+            usage.add(pid).with_context(|| format!("process {pid}, named by --pid"))?;
         }
-        Ok(total)
+        Ok(usage)
     }
 
-    fn of_one(pid: u32) -> Result<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name in parentheses may hold anything, blanks too.
-        let (_, fields) = stat.rsplit_once(") ").context("an odd /proc/stat")?;
-        let fields: Vec<&str> = fields.split(' ').collect();
-        let ticks = |at: usize| {
-            fields.get(at).and_then(|field| field.parse::<u32>().ok()).context("an odd /proc/stat")
+    /// What was used since `before`, in `nanos`; `None` when no process was named.
+    pub(crate) fn since(&self, before: &Self, nanos: u64) -> Option<Cost> {
+        let used = |thread: &Thread| {
+            let earlier = before.threads.iter().find(|earlier| earlier.tid == thread.tid);
+            thread.run_nanos.saturating_sub(earlier.map_or(0, |earlier| earlier.run_nanos))
         };
-        let cpu_seconds = f64::from(ticks(11)? + ticks(12)?) / TICKS_PER_SECOND;
+        let cost = |thread: &Thread| ThreadCost {
+            pid: thread.pid,
+            name: thread.name.clone(),
+            cpu_seconds: seconds(used(thread)),
+            busy_share: float(used(thread)) / float(nanos.max(1)),
+        };
+        let mut threads: Vec<ThreadCost> =
+            self.threads.iter().filter(|thread| used(thread) > 0).map(cost).collect();
+        threads.sort_by(|one, other| other.cpu_seconds.total_cmp(&one.cpu_seconds));
+        let cpu_seconds = seconds(self.threads.iter().map(used).sum());
+        (!self.threads.is_empty()).then_some(Cost { cpu_seconds, threads })
+    }
+
+    fn add(&mut self, pid: u32) -> Result<()> {
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let folder = task?.path();
+            let tid = folder.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let tid = tid.context("an odd name in /proc")?;
+            // A thread may end between being listed and being read.
+            let Ok(stat) = fs::read_to_string(folder.join("stat")) else { continue };
+            let schedstat = fs::read_to_string(folder.join("schedstat"));
+            let run_nanos = match schedstat {
+                Ok(line) => decode_schedstat(&line),
+                Err(_) => decode_stat(&stat),
+            };
+            let run_nanos = run_nanos.context("an odd /proc/<pid>/task/<tid>")?;
+            let name = stat.find('(').zip(stat.rfind(')'));
+            let name = name.map_or("", |(first, last)| &stat[first + 1..last]).to_owned();
+            self.threads.push(Thread { pid, tid, name, run_nanos });
+        }
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let resident =
             status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        let kib: u64 = resident.trim().trim_end_matches(" kB").parse()?;
-        Ok(Self { cpu_seconds, resident_bytes: kib * 1024 })
+        self.resident_bytes += decode_kib(resident)?;
+        Ok(())
     }
 }
 
-/// `_SC_CLK_TCK`, which Linux fixes for user space.
-const TICKS_PER_SECOND: f64 = 100.0;
+impl Cost {
+    /// Microseconds for each of `count` things.
+    pub(crate) fn micros_per(&self, count: u64) -> Option<f64> {
+        (count > 0).then(|| self.cpu_seconds * 1e6 / float(count))
+    }
+
+    /// For people: how busy the busiest threads were.
+    pub(crate) fn words(&self) -> String {
+        let word =
+            |thread: &ThreadCost| format!("{} {:.0} %", thread.name, thread.busy_share * 100.0);
+        self.threads.iter().take(THREADS_SHOWN).map(word).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Memory of this machine's kernel for connections and everything else: its slab, and the pages of TCP buffers.
+pub(crate) fn kernel_bytes() -> Result<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    let slab = meminfo.lines().find_map(|line| line.strip_prefix("Slab:")).context("no Slab")?;
+    let sockstat = fs::read_to_string("/proc/net/sockstat")?;
+    let pages = decode_tcp_pages(&sockstat).context("no TCP mem in /proc/net/sockstat")?;
+    Ok(decode_kib(slab)? + pages * rustix::param::page_size() as u64)
+}
+
+/// Nanoseconds on a processor, the first of three numbers.
+fn decode_schedstat(line: &str) -> Option<u64> {
+    line.split(' ').next()?.parse().ok()
+}
+
+/// Nanoseconds in user and system mode, from ticks.
+fn decode_stat(stat: &str) -> Option<u64> {
+    // The name in parentheses may hold anything, blanks too.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut times = fields.split(' ').skip(11).map(|field| field.parse::<u64>().ok());
+    let ticks = times.next()?? + times.next()??;
+    Some(ticks * (NANOS_PER_SECOND / clock_ticks_per_second()))
+}
+
+fn decode_kib(words: &str) -> Result<u64> {
+    let kib: u64 = words.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib * 1024)
+}
+
+fn decode_tcp_pages(sockstat: &str) -> Option<u64> {
+    let words = sockstat.lines().find_map(|line| line.strip_prefix("TCP:"))?;
+    words.rsplit_once(" mem ")?.1.trim().parse().ok()
+}
+
+const THREADS_SHOWN: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_read_from_both_of_the_kernels_files() {
+        assert_eq!(decode_schedstat("123456789 42 7\n"), Some(123_456_789));
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194304 100 0 0 0 150 50 0 0 20 0 1 0 0 0 0";
+        assert_eq!(decode_stat(stat), Some(2 * NANOS_PER_SECOND));
+        assert_eq!(decode_stat("7 (x) S 1"), None);
+    }
+
+    #[test]
+    fn kernel_memory_is_read_in_kib_and_in_pages() {
+        assert_eq!(decode_kib("   1024 kB").unwrap(), 1 << 20);
+        let sockstat =
+            "sockets: used 9\nTCP: inuse 3 orphan 0 tw 0 alloc 4 mem 17\nUDP: inuse 1 mem 2\n";
+        assert_eq!(decode_tcp_pages(sockstat), Some(17));
+    }
+
+    #[test]
+    fn a_thread_costs_what_it_ran_since_the_measurement_began() {
+        let thread = |tid, run_nanos| Thread { pid: 1, tid, name: format!("t{tid}"), run_nanos };
+        let usage = |threads| Usage { threads, resident_bytes: 0 };
+        let before = usage(vec![thread(1, 500), thread(2, 900)]);
+        let after = usage(vec![thread(1, 1500), thread(2, 900), thread(3, 3000)]);
+        let cost = after.since(&before, 4000).unwrap();
+        let names: Vec<&str> = cost.threads.iter().map(|thread| &*thread.name).collect();
+        assert_eq!(names, ["t3", "t1"]);
+        assert!((cost.micros_per(2).unwrap() - 2.0).abs() < 1e-9);
+        assert!((cost.threads[0].busy_share - 0.75).abs() < 1e-9);
+        assert!(Usage::default().since(&Usage::default(), 1).is_none());
+    }
+}

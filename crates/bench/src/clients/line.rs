@@ -1,0 +1,175 @@
+//! One client's connection: what is sent over it, and how it begins and ends.
+
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
+use std::io::{self, ErrorKind, Write as _};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context as _, Result, bail};
+use mio::net::TcpStream;
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::{State, Stop};
+use crate::protocol::Protocol;
+use crate::target::Target;
+
+/// A connection, or the place for one.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(super) stream: Option<TcpStream>,
+    pub(super) state: State,
+    protocol: Protocol,
+    /// Nothing is read while this is set.
+    pub(super) paused: bool,
+    /// See [`receive_little`](Self::receive_little).
+    small: bool,
+    /// What the kernel did not take yet.
+    waiting: Vec<u8>,
+}
+
+impl Line {
+    pub(super) fn new(protocol: Protocol) -> Self {
+        Self {
+            stream: None,
+            state: State::Closed,
+            protocol,
+            paused: false,
+            small: false,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Sends an encoded message. What the kernel does not take waits; the end of a connection is told as an event.
+    pub(crate) fn send(&mut self, encoded: &[u8]) {
+        let mut taken = 0;
+        while self.waiting.is_empty() && taken < encoded.len() {
+            let Some(stream) = &mut self.stream else { return };
+            match stream.write(&encoded[taken..]) {
+                Ok(len) => taken += len,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => return,
+            }
+        }
+        self.waiting.extend_from_slice(&encoded[taken..]);
+    }
+
+    /// Says farewell as the protocol has it and ends this direction; the server's end is told as an event.
+    pub(crate) fn leave(&mut self) {
+        let mut farewell = Vec::new();
+        self.protocol.encode_farewell(&mut farewell);
+        self.send(&farewell);
+        self.state = State::Leaving;
+        if let Some(stream) = &self.stream {
+            // A connection that has just broken cannot be shut down; its end is told anyway.
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Ends the connection at once, without an event: the server sees a reset, and nothing of it remains on this side.
+    pub(crate) fn reset(&mut self) {
+        if let Some(stream) = &self.stream {
+            // Without it the connection ends in order, which is no worse.
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+        self.drop_stream();
+    }
+
+    /// Asks for the smallest receive buffer when it connects, so that the server's side fills soon.
+    pub(crate) fn receive_little(&mut self) {
+        self.small = true;
+    }
+
+    /// Stops reading; the server is left with what it sends.
+    pub(crate) fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    pub(super) fn was_open(&self) -> bool {
+        matches!(self.state, State::Open | State::Leaving)
+    }
+
+    pub(super) fn begin(&mut self, stream: TcpStream) {
+        self.stream = Some(stream);
+        self.state = State::Connecting;
+    }
+
+    pub(super) fn drop_stream(&mut self) {
+        self.stream = None;
+        self.state = State::Closed;
+        self.waiting = Vec::new();
+    }
+
+    /// Whether the connection stands; an event may be of a connection before this one.
+    pub(super) fn is_connected(&self) -> Result<bool, Stop> {
+        let Some(stream) = &self.stream else { return Ok(false) };
+        let gone = |error: io::Error| Stop::Gone(Some(error.into()));
+        if let Some(error) = stream.take_error().map_err(gone)? {
+            return Err(gone(error));
+        }
+        match stream.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(gone(error)),
+        }
+    }
+
+    pub(super) fn greet(&mut self, target: &Target) {
+        self.state = State::Greeting;
+        let mut greeting = Vec::new();
+        self.protocol.encode_greeting(target, &mut greeting);
+        self.send(&greeting);
+    }
+
+    pub(super) fn pong(&mut self, payload: &[u8]) {
+        let mut pong = Vec::new();
+        Protocol::encode_pong(payload, &mut pong);
+        self.send(&pong);
+    }
+
+    pub(super) fn flush(&mut self) {
+        let waiting = core::mem::take(&mut self.waiting);
+        if !waiting.is_empty() {
+            self.send(&waiting);
+        }
+    }
+}
+
+/// Begins to connect from `source`, or from where the kernel likes; the inner error is the server's.
+pub(super) fn connect(
+    address: SocketAddr,
+    source: Option<IpAddr>,
+    line: &Line,
+) -> Result<io::Result<TcpStream>> {
+    let socket = match source {
+        Some(source) => Socket::from(
+            tengate_io::source_socket(source).with_context(|| format!("--source {source}"))?,
+        ),
+        None => {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            socket.set_nonblocking(true)?;
+            socket
+        }
+    };
+    socket.set_tcp_nodelay(true)?;
+    if line.small {
+        socket.set_recv_buffer_size(SMALL_BUFFER_BYTES)?;
+    }
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() == Some(EINPROGRESS) => {}
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable => bail!(
+            "no local port is left for another connection to {address}: those closed from this side stay taken for a \
+             minute. Give more addresses (--source 127.0.0.2-127.0.0.9), close with resets (churn --close reset), or \
+             wait"
+        ),
+        Err(error) => return Ok(Err(error)),
+        Ok(()) => {}
+    }
+    Ok(Ok(TcpStream::from_std(std::net::TcpStream::from(OwnedFd::from(socket)))))
+}
+
+/// The kernel doubles it, and takes no less than about this.
+const SMALL_BUFFER_BYTES: usize = 4 << 10;
+/// The connection is under way. `ErrorKind` has no stable name for it.
+const EINPROGRESS: i32 = 115;
