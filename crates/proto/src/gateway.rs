@@ -263,8 +263,13 @@ impl Gateway {
             return;
         };
         let listener = &self.config.listeners[usize::from(opened.door.0)];
-        let client =
-            Client::new(connection_id, opened.door, opened.peer, opened.local_port, &listener.protocol);
+        let client = Client::new(
+            connection_id,
+            opened.door,
+            opened.peer,
+            opened.local_port,
+            &listener.protocol,
+        );
         let deadline = match client.codec {
             Codec::Handshake(_) => Some(now + listener.handshake_timeout),
             Codec::Websocket(_) | Codec::Text(_) | Codec::Stateless => {

@@ -72,12 +72,7 @@ impl Bed {
     /// A client of door 0 connects to a shard.
     pub(super) fn client(&mut self, shard: u16) -> Client {
         let peer = self.address();
-        let place = self.shell.open(
-            ShardId(shard),
-            Door(0),
-            peer,
-            8282,
-        );
+        let place = self.shell.open(ShardId(shard), Door(0), peer, 8282);
         Client { place }
     }
 

@@ -266,12 +266,8 @@ impl Bench {
 
     fn open(&mut self, conn: u32) {
         if self.shell.open.insert(ConnId(conn)) {
-            let opened = Opened {
-                conn: ConnId(conn),
-                door: Door(0),
-                peer: remote(conn),
-                local_port: 1236,
-            };
+            let opened =
+                Opened { conn: ConnId(conn), door: Door(0), peer: remote(conn), local_port: 1236 };
             self.register.handle_open(self.now, &opened, &mut self.shell);
         }
     }

@@ -39,10 +39,9 @@ pub fn serialize(value: &Value, out: &mut Vec<u8>) {
 /// [`array_close`](write::array_close). That keys differ and that the count is right is the caller's promise.
 pub mod write {
     use alloc::vec::Vec;
-    use core::fmt::Write;
 
     use super::super::{Key, canonical_int};
-    use super::{Appender, digits_of};
+    use super::digits_of;
 
     /// `N;`
     pub fn null(out: &mut Vec<u8>) {
@@ -56,7 +55,9 @@ pub mod write {
 
     /// `i:42;`
     pub fn int(int: i64, out: &mut Vec<u8>) {
-        append(out, format_args!("i:{int};"));
+        out.extend_from_slice(b"i:");
+        decimal(int, out);
+        out.push(b';');
     }
 
     /// `d:0.5;`, with the fewest digits that read back as the same number (`serialize_precision = -1`).
@@ -74,14 +75,18 @@ pub mod write {
 
     /// `s:3:"abc";`
     pub fn string(bytes: &[u8], out: &mut Vec<u8>) {
-        append(out, format_args!("s:{}:\"", bytes.len()));
+        out.extend_from_slice(b"s:");
+        decimal(bytes.len(), out);
+        out.extend_from_slice(b":\"");
         out.extend_from_slice(bytes);
         out.extend_from_slice(b"\";");
     }
 
     /// `a:2:{`
     pub fn array_open(entry_count: usize, out: &mut Vec<u8>) {
-        append(out, format_args!("a:{entry_count}:{{"));
+        out.extend_from_slice(b"a:");
+        decimal(entry_count, out);
+        out.extend_from_slice(b":{");
     }
 
     /// `}`
@@ -105,8 +110,8 @@ pub mod write {
         }
     }
 
-    fn append(out: &mut Vec<u8>, text: core::fmt::Arguments<'_>) {
-        Appender(out).write_fmt(text).expect("a Vec takes every byte");
+    fn decimal(number: impl itoa::Integer, out: &mut Vec<u8>) {
+        out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     }
 }
 

@@ -86,7 +86,8 @@ fn joined<'a>(headers: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec<Header
 fn header_variables<'a>(headers: &'a [Header<'_>]) -> Vec<(Vec<u8>, &'a [u8])> {
     let mut variables: Vec<(Vec<u8>, &[u8])> = Vec::with_capacity(headers.len());
     for (name, value) in headers {
-        let mut variable = b"HTTP_".to_vec();
+        let mut variable = Vec::with_capacity(PREFIX.len() + name.len());
+        variable.extend_from_slice(PREFIX);
         variable.extend(
             name.iter().map(|byte| if *byte == b'-' { b'_' } else { byte.to_ascii_uppercase() }),
         );
@@ -154,6 +155,8 @@ fn address_text(ip: IpAddr) -> Vec<u8> {
     text
 }
 
+/// What the variable of a header begins with.
+const PREFIX: &[u8] = b"HTTP_";
 /// Server variables that every handshake has.
 const FIXED_COUNT: usize = 9;
 
