@@ -55,11 +55,16 @@ impl Cluster {
 
     /// The gateway of this number, from 0 to 9, with two shards, announced to the register.
     pub(crate) fn gateway(&self, number: u16) -> GatewayProcess {
+        self.gateway_of(number, 2)
+    }
+
+    /// As [`Cluster::gateway`], with this many shards.
+    pub(crate) fn gateway_of(&self, number: u16, shards: u16) -> GatewayProcess {
         let client = format!("{}:{}", self.ip, 8280 + number);
         let inner = format!("{}:{}", self.ip, 2900 + number);
         let register = self.register_address();
         let config = format!(
-            "[gateway]\nshards = 2\nregister_address = \"{register}\"\nsecret_key = \"{SECRET_KEY}\"\n\
+            "[gateway]\nshards = {shards}\nregister_address = \"{register}\"\nsecret_key = \"{SECRET_KEY}\"\n\
              [gateway.inner]\nlisten = \"{inner}\"\n\
              [[gateway.client]]\nlisten = \"{client}\"\nsend_to_client_buffer_bytes = \"{QUEUE_MIB}MiB\"\n"
         );
