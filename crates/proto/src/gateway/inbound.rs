@@ -162,15 +162,21 @@ impl Gateway {
             opening.local_port,
             &mut body,
         );
+        // Meanwhile in its slot: it says that a client who is turned away expects HTTP.
+        if let Some(client) = self.client_mut(conn) {
+            client.codec = core::mem::take(codec);
+        }
         self.emit(now, conn, Command::OnWebsocketConnect, Body::Serialized(&body), sink);
         self.encoded.scratch = body;
         // For want of a worker that takes the event, the client may be gone by now.
-        if self.client(conn).is_none_or(|client| client.closing) {
+        let Some(client) = self.client_mut(conn).filter(|client| !client.closing) else {
             return Step::Closed;
-        }
+        };
         let out = sink.buffer(conn);
         websocket::encode_response(request.key, out);
-        out.extend_from_slice(&opening.pending);
+        if let Codec::Handshake(opening) = core::mem::take(&mut client.codec) {
+            out.extend_from_slice(&opening.pending);
+        }
         *codec = Codec::Websocket(Decoder::default());
         self.wheel.cancel(conn.0);
         self.start_heartbeat(now, conn, door);

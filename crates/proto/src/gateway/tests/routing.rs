@@ -125,6 +125,25 @@ fn a_websocket_client_that_no_worker_takes_is_told_so_in_http() {
 }
 
 #[test]
+fn a_websocket_client_for_whose_events_there_is_no_room_is_told_so_in_http() {
+    let mut config = listening(Protocol::Websocket { binary: false, check_utf8: true });
+    config.no_worker_bytes_max = 100;
+    let mut bed = Bed::new(config);
+    let worker = bed.worker(0, "Bw:0");
+    let asking = bed.client(0);
+    bed.lose(&worker);
+    let clients: Vec<_> = (0..4).map(|_| bed.client(0)).collect();
+    bed.shell.send(asking.place, b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
+        Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n");
+    // One has come too late for the room, the other's request does not fit.
+    for refused in [clients[3], asking] {
+        assert!(bed.heard(refused).starts_with("HTTP/1.1 503 "));
+        assert!(!bed.shell.is_open(refused.place));
+    }
+    assert_eq!(bed.stats(0).close_no_worker, 2);
+}
+
+#[test]
 fn events_waiting_for_a_worker_are_bounded_in_bytes() {
     let mut config = config();
     config.no_worker_bytes_max = 100;
