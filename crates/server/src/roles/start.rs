@@ -86,10 +86,7 @@ fn console(config: &Config, websocket: Option<SocketAddr>) -> String {
         line("demo worker", "a chat, in this process".to_owned());
     }
     let page = config.demo.page_listen.get_ref().0;
-    let default_port = websocket.is_none_or(|address| address.port() == 8282);
-    let query = websocket
-        .filter(|_| !default_port)
-        .map_or(String::new(), |address| format!("?gateway={address}"));
+    let query = websocket.map_or_else(String::new, |gateway| page_query(page, gateway));
     lines
         + &format!(
             "\nNext:\n  open http://{page}/{query} in two tabs and chat\n  tengate status         what is going on in here\n  \
@@ -97,4 +94,35 @@ fn console(config: &Config, websocket: Option<SocketAddr>) -> String {
              Ctrl+C stops it\n\n",
             config.register.listen.get_ref().0
         )
+}
+
+/// What the page must be told: it looks for the gateway at port 8282 of the host it came from.
+fn page_query(page: SocketAddr, gateway: SocketAddr) -> String {
+    // A gateway at every address is at the page's, too, and "every address" is none to connect to.
+    let ip = if gateway.ip().is_unspecified() { page.ip() } else { gateway.ip() };
+    if (ip, gateway.port()) == (page.ip(), 8282) {
+        return String::new();
+    }
+    format!("?gateway={}", SocketAddr::new(ip, gateway.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_is_told_of_a_gateway_where_it_would_not_look() {
+        let cases = [
+            ("127.0.0.1:8080", "127.0.0.1:8282", ""),
+            ("127.0.0.1:8080", "0.0.0.0:8282", ""),
+            ("0.0.0.0:8080", "0.0.0.0:8282", ""),
+            ("127.0.0.1:8080", "127.0.0.1:9000", "?gateway=127.0.0.1:9000"),
+            ("127.0.0.1:8080", "127.0.0.2:8282", "?gateway=127.0.0.2:8282"),
+            ("127.0.0.1:8080", "0.0.0.0:9000", "?gateway=127.0.0.1:9000"),
+            ("[::1]:8080", "127.0.0.1:8282", "?gateway=127.0.0.1:8282"),
+        ];
+        for (page, gateway, query) in cases {
+            assert_eq!(page_query(page.parse().unwrap(), gateway.parse().unwrap()), query);
+        }
+    }
 }
