@@ -1,6 +1,7 @@
 //! Echo: every message comes back to its client. Closed loop, one in flight a client; or open loop, at a constant rate.
 
 use core::ops::AddAssign;
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use crate::latency::{Percentiles, float, nanos, now_nanos, seconds};
 use crate::load::Load;
 use crate::pace::{self, Paced, Schedule};
 use crate::parts::{self, Part, Share};
+use crate::plot;
 use crate::process::Cost;
 use crate::report::{self, Words};
 
@@ -32,6 +34,9 @@ pub(crate) struct Options {
     /// it every client waits for an answer before it sends again.
     #[arg(long)]
     rate: Option<f64>,
+    /// Draw the latencies, from the median to the slowest, into this file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 /// What came of it.
@@ -116,7 +121,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         server_cpu_us_per_message: micros,
         cost,
     };
-    report::print(&load.style, &words(&result), &result)
+    let words = words(&result);
+    if let Some(path) = &options.svg {
+        let curves = [("echo", &paced.latencies), ("generator late by", &paced.lag)];
+        plot::write(path, words.title(), &curves)?;
+    }
+    report::print(&load.style, &words, &result)
 }
 
 fn words(result: &Report) -> Words {

@@ -22,10 +22,10 @@ pub(crate) struct Load {
     #[arg(long, default_value_t = 1)]
     pub(crate) processes: usize,
     /// Connect from these local addresses in turn, as in 127.0.0.2-127.0.0.9,127.0.1.1. Each has about 28 000 ports.
-    #[arg(long)]
+    #[arg(long, value_name = "ADDRESSES")]
     source: Option<Sources>,
     /// Process of the server, to measure what it spends; may be repeated.
-    #[arg(long = "pid")]
+    #[arg(long = "pid", value_name = "PID")]
     pub(crate) pids: Vec<u32>,
     #[command(flatten)]
     pub(crate) style: Style,

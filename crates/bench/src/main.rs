@@ -10,6 +10,7 @@ mod process;
 mod load;
 mod parts;
 mod report;
+mod plot;
 mod echo;
 mod hold;
 mod fanout;
@@ -23,13 +24,27 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Measures a websocket gateway: GatewayWorker's or tengate's.
+/// Measures long-connection servers from outside: GatewayWorker, tengate, or anything else that echoes.
+///
+/// Every mode takes an address, a number of clients and, to measure what the server spends, --pid of its processes. A
+/// gateway needs a worker behind it that knows what the modes ask for: `tengate-bench worker`, or php/Events.php.
+///
+/// Rates depend on everything that runs on the machine, the generator too: look at the server's processor time beside
+/// them, and in an open loop at how late the generator was.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version, about, after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
     mode: Mode,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  tengate-bench echo ws://127.0.0.1:8282 --clients 1000 --bytes 64 --pid $gateway --json
+  tengate-bench echo ws://127.0.0.1:8282 --clients 1000 --rate 20000 --svg latency.svg
+  tengate-bench fanout text://127.0.0.1:8283 --to group --group-size 50 --at-once 20
+  tengate-bench hold ws://127.0.0.1:8282 --clients 50000 --processes 4 --source 127.0.0.2-127.0.0.5
+  tengate-bench churn http://127.0.0.1:80/small.txt --clients 64";
 
 #[derive(Debug, Subcommand)]
 enum Mode {
@@ -47,7 +62,11 @@ enum Mode {
     Slow(slow::Options),
     /// A bare websocket echo and broadcast server, for what the kernel alone charges.
     Floor(floor::Options),
-    /// The business code the other modes expect, in Rust: binds uids, joins groups, echoes, sends to all, groups and uids.
+    /// The business code the other modes expect of a gateway's worker.
+    ///
+    /// On connecting, a client is bound to a uid of its own. Then the first byte of its message is a verb: `*` the whole
+    /// message goes to everyone; `+NAME` joins a group, `=UID` binds a uid, and both come back when it is done;
+    /// `#NAME|PAYLOAD` and `@UID|PAYLOAD` send the payload to a group or a uid; anything else comes back.
     Worker(worker::Options),
 }
 

@@ -33,6 +33,10 @@ impl Words {
         Self { title, rows: Vec::new() }
     }
 
+    pub(crate) fn title(&self) -> &str {
+        &self.title
+    }
+
     pub(crate) fn row(mut self, what: &'static str, value: String) -> Self {
         self.rows.push((what, value));
         self

@@ -1,6 +1,7 @@
 //! Slow readers: a few clients stop reading while broadcasts go on. What does it cost the others, and what of them?
 
 use core::ops::AddAssign;
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use crate::latency::{Latencies, NANOS_PER_SECOND, Percentiles, float, nanos, now
 use crate::load::Load;
 use crate::pace::Schedule;
 use crate::parts::{self, Part, Share};
+use crate::plot;
 use crate::process::Cost;
 use crate::report::{self, Words};
 use crate::stamp::{self, STAMPED_BYTES_MIN};
@@ -33,6 +35,9 @@ pub(crate) struct Options {
     /// above the kernel's 4 MiB of send buffer, or the server never notices.
     #[arg(long, default_value_t = 16_384)]
     bytes: usize,
+    /// Draw the latencies, from the median to the slowest, into this file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 /// What came of it.
@@ -160,7 +165,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         server_cpu_us_per_delivery: micros,
         cost,
     };
-    report::print(&load.style, &words(&result), &result)
+    let words = words(&result);
+    if let Some(path) = &options.svg {
+        let curves = [("those that read", &good.latencies), ("generator late by", &good.lag)];
+        plot::write(path, words.title(), &curves)?;
+    }
+    report::print(&load.style, &words, &result)
 }
 
 fn words(result: &Report) -> Words {

@@ -2,6 +2,7 @@
 
 use core::ops::AddAssign;
 use std::collections::VecDeque;
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use crate::clients::{Clients, Event};
 use crate::latency::{Latencies, Percentiles, float, nanos, now_nanos, seconds};
 use crate::load::Load;
 use crate::parts::{self, Part, Share};
+use crate::plot;
 use crate::process::Cost;
 use crate::report::{self, Words};
 
@@ -30,6 +32,9 @@ pub(crate) struct Options {
     /// How long all may take to come back, in seconds.
     #[arg(long, default_value_t = 120.0)]
     patience: f64,
+    /// Draw the latencies, from the median to the slowest, into this file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 /// What came of it.
@@ -120,7 +125,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         server_cpu_us_per_handshake: micros,
         cost,
     };
-    report::print(&load.style, &words(&result), &result)
+    let words = words(&result);
+    if let Some(path) = &options.svg {
+        plot::write(path, words.title(), &[("back after", &tally.latencies)])?;
+    }
+    report::print(&load.style, &words, &result)
 }
 
 fn words(result: &Report) -> Words {
@@ -205,9 +214,10 @@ impl Storm {
         }
     }
 
-    /// Begins attempts that may begin.
+    /// Begins attempts that may begin; some of them, so that handshakes go on meanwhile.
     fn try_again(&mut self, returning: &mut Return, now: u64) -> Result<()> {
-        while returning.under_way_count < self.at_once
+        let under_way_count_max = self.at_once.min(returning.under_way_count + CONNECTS_PER_TURN);
+        while returning.under_way_count < under_way_count_max
             && let Some(&(_, client)) = returning.ready.front().filter(|(from, _)| *from <= now)
         {
             returning.ready.pop_front();
@@ -270,4 +280,6 @@ impl AddAssign for Tally {
     }
 }
 
+/// Connections begun between two looks at those under way.
+const CONNECTS_PER_TURN: usize = 16;
 const TURN_NANOS_MAX: u64 = crate::latency::NANOS_PER_SECOND / 2;
