@@ -10,7 +10,7 @@ use crate::clients::{Clients, Event};
 use crate::latency::{Latencies, Percentiles, float, nanos, now_nanos, seconds};
 use crate::load::Load;
 use crate::parts::{self, Part, Share};
-use crate::process::Cost;
+use crate::process::Spent;
 use crate::report::{self, Words};
 
 /// How to come and go, and for how long.
@@ -19,8 +19,8 @@ pub(crate) struct Options {
     #[command(flatten)]
     load: Load,
     /// How a client closes. The side that closes first keeps the port for a minute (TIME_WAIT), and that is this one: clean
-    /// closes use up the 28 000 ports of an address within seconds. Give addresses by --source, or use resets, which leave
-    /// nothing behind.
+    /// closes use up the 28 000 ports of an address within seconds (over loopback Linux takes one again after a second, but
+    /// looking for it gets slow). Give addresses by --source, or use resets, which leave nothing behind.
     #[arg(long, value_enum, default_value_t = Close::Reset)]
     close: Close,
     /// How long to measure, in seconds.
@@ -58,7 +58,7 @@ struct Report {
     failed: u64,
     server_cpu_us_per_handshake: Option<f64>,
     #[serde(flatten)]
-    cost: Option<Cost>,
+    spent: Spent,
 }
 
 /// The clients of one process.
@@ -89,12 +89,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return Ok(());
     };
     crew.step(&Step(options.warmup))?;
-    let before = load.usage()?;
-    let start = now_nanos();
+    let meter = load.meter(crew.pids())?;
     let tally = crew.step(&Step(options.seconds))?;
-    let cost = load.usage()?.since(&before, now_nanos() - start);
+    let spent = meter.stop()?;
     let handshakes = tally.latencies.count();
-    let micros = cost.as_ref().and_then(|cost| cost.micros_per(handshakes));
+    let micros = spent.micros_per(handshakes);
     let result = Report {
         mode: "churn",
         close: options.close,
@@ -106,7 +105,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         latency: tally.latencies.percentiles(),
         failed: tally.failed,
         server_cpu_us_per_handshake: micros,
-        cost,
+        spent,
     };
     report::print(&load.style, &words(&result), &result)
 }
@@ -120,7 +119,7 @@ fn words(result: &Report) -> Words {
         .number("rate", result.handshakes_per_second, "handshakes/s")
         .latency("connect to open", &result.latency)
         .trouble("failed", result.failed)
-        .cost("server per handshake", result.cost.as_ref(), result.server_cpu_us_per_handshake)
+        .spent("server per handshake", &result.spent, result.server_cpu_us_per_handshake)
 }
 
 impl Churn {

@@ -12,7 +12,7 @@ use crate::load::Load;
 use crate::pace::{self, Paced, Schedule};
 use crate::parts::{self, Part, Share};
 use crate::plot;
-use crate::process::Cost;
+use crate::process::Spent;
 use crate::report::{self, Words};
 
 /// What to send where, and for how long.
@@ -59,7 +59,7 @@ struct Report {
     generator_lag: Option<Percentiles>,
     server_cpu_us_per_message: Option<f64>,
     #[serde(flatten)]
-    cost: Option<Cost>,
+    spent: Spent,
 }
 
 /// The clients of one process.
@@ -94,18 +94,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let Some(mut crew) = parts::start(load, |share| Echo::new(options, share))? else {
         return Ok(());
     };
-    parts::step_with_bar(&mut crew, &Step::Connect, "connecting", load.clients)?;
+    crew.step_with_bar(&Step::Connect, "connecting", load.clients)?;
     if options.warmup > 0.0 {
         crew.step(&Step::Run(options.warmup))?;
     }
-    let before = load.usage()?;
-    let start = now_nanos();
+    let meter = load.meter(crew.pids())?;
     let tally = crew.step(&Step::Run(options.seconds))?;
-    let cost = load.usage()?.since(&before, now_nanos() - start);
+    let spent = meter.stop()?;
     let paced = tally.paced;
     let is_open = options.rate.is_some();
     let messages = paced.latencies.count();
-    let micros = cost.as_ref().and_then(|cost| cost.micros_per(messages));
+    let micros = spent.micros_per(messages);
     let result = Report {
         mode: "echo",
         clients: load.clients,
@@ -119,7 +118,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         unanswered: is_open.then(|| paced.sent - messages),
         generator_lag: is_open.then(|| paced.lag.percentiles()),
         server_cpu_us_per_message: micros,
-        cost,
+        spent,
     };
     let words = words(&result);
     if let Some(path) = &options.svg {
@@ -142,7 +141,7 @@ fn words(result: &Report) -> Words {
     if let Some(lag) = &result.generator_lag {
         words = words.latency("generator late by", lag);
     }
-    words.cost("server per message", result.cost.as_ref(), result.server_cpu_us_per_message)
+    words.spent("server per message", &result.spent, result.server_cpu_us_per_message)
 }
 
 impl Echo {

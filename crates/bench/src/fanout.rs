@@ -10,7 +10,7 @@ use crate::clients::{Clients, Event};
 use crate::latency::{Latencies, NANOS_PER_SECOND, Percentiles, float, now_nanos, seconds};
 use crate::load::Load;
 use crate::parts::{self, Part, Share};
-use crate::process::Cost;
+use crate::process::Spent;
 use crate::report::{self, Words};
 use crate::stamp::{self, STAMPED_BYTES_MIN};
 use crate::worker::Verb;
@@ -70,7 +70,7 @@ struct Report {
     last_receiver: Percentiles,
     server_cpu_us_per_delivery: Option<f64>,
     #[serde(flatten)]
-    cost: Option<Cost>,
+    spent: Spent,
 }
 
 /// The clients of one process.
@@ -112,13 +112,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let Some(mut crew) = parts::start(load, |share| Fanout::new(options, share))? else {
         return Ok(());
     };
-    parts::step_with_bar(&mut crew, &Step::Connect, "connecting", load.clients)?;
+    crew.step_with_bar(&Step::Connect, "connecting", load.clients)?;
     if options.to != To::All {
         crew.step(&Step::Join)?;
     }
     crew.step(&Step::Round(0))?;
-    let before = load.usage()?;
-    let start = now_nanos();
+    let meter = load.meter(crew.pids())?;
     let (mut each, mut last) = (Latencies::default(), Latencies::default());
     let bar = report::progress("rounds", options.rounds);
     for round in 1..=options.rounds {
@@ -128,10 +127,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bar.set_position(round);
     }
     bar.finish_and_clear();
-    let nanos = now_nanos() - start;
-    let cost = load.usage()?.since(&before, nanos);
+    let spent = meter.stop()?;
     let deliveries = each.count();
-    let micros = cost.as_ref().and_then(|cost| cost.micros_per(deliveries));
+    let micros = spent.micros_per(deliveries);
     let result = Report {
         mode: "fanout",
         to: options.to,
@@ -140,13 +138,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         group_size: if options.to == To::All { load.clients } else { options.group_size },
         bytes: options.bytes,
         rounds: options.rounds,
-        seconds: seconds(nanos),
+        seconds: seconds(spent.nanos),
         deliveries,
-        deliveries_per_second: float(deliveries) / seconds(nanos),
+        deliveries_per_second: float(deliveries) / seconds(spent.nanos),
         latency: each.percentiles(),
         last_receiver: last.percentiles(),
         server_cpu_us_per_delivery: micros,
-        cost,
+        spent,
     };
     report::print(&load.style, &words(&result), &result)
 }
@@ -165,7 +163,7 @@ fn words(result: &Report) -> Words {
         .number("rate", result.deliveries_per_second, "deliveries/s")
         .latency("each receiver", &result.latency)
         .latency("last receiver", &result.last_receiver)
-        .cost("server per delivery", result.cost.as_ref(), result.server_cpu_us_per_delivery)
+        .spent("server per delivery", &result.spent, result.server_cpu_us_per_delivery)
 }
 
 impl Fanout {

@@ -97,7 +97,7 @@ fn measure(options: &Options, crew: &mut Crew<Hold>) -> Result<Report> {
     crew.step(&Step::Idle(options.settle))?;
     let (before, kernel_before) = (load.usage()?, process::kernel_bytes()?);
     let start = now_nanos();
-    parts::step_with_bar(crew, &Step::Connect, "connecting", load.clients)?;
+    crew.step_with_bar(&Step::Connect, "connecting", load.clients)?;
     let connecting_nanos = now_nanos() - start;
     let connected = load.usage()?;
     let handshakes = connected.since(&before, connecting_nanos);

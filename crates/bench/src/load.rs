@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use crate::clients::Clients;
 use crate::parts::Share;
-use crate::process::Usage;
+use crate::process::{Meter, Usage};
 use crate::protocol::Protocol;
 use crate::report::Style;
 use crate::target::{Sources, Target};
@@ -58,6 +58,12 @@ impl Load {
         Clients::new(&self.target, sources, share.of(self.clients))
     }
 
+    /// Begins to measure what the server spends, and these generators.
+    pub(crate) fn meter(&self, generators: Vec<u32>) -> Result<Meter> {
+        Meter::start(&self.pids, generators)
+    }
+
+    /// What the server has used until now.
     pub(crate) fn usage(&self) -> Result<Usage> {
         Usage::of(&self.pids)
     }

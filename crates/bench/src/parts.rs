@@ -7,7 +7,7 @@
 use core::ops::AddAssign;
 use std::env;
 use std::io::{self, BufRead, BufReader, Write};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{self, Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use serde::de::DeserializeOwned;
@@ -79,13 +79,33 @@ pub(crate) fn start<P: Part>(
 }
 
 impl<P: Part> Crew<P> {
+    /// The processes that drive clients.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        match self {
+            Self::Here(_) => vec![process::id()],
+            Self::Away(members) => members.iter().map(|member| member.child.id()).collect(),
+        }
+    }
+
     /// All parts do a step at the same time.
     pub(crate) fn step(&mut self, step: &P::Step) -> Result<P::Tally> {
         self.step_with_progress(step, |_| {})
     }
 
-    /// As [`step`](Self::step), telling `progress` how many clients are done.
-    pub(crate) fn step_with_progress(
+    /// As [`step`](Self::step), with a bar on a terminal that counts `total` clients.
+    pub(crate) fn step_with_bar(
+        &mut self,
+        step: &P::Step,
+        what: &'static str,
+        total: usize,
+    ) -> Result<P::Tally> {
+        let bar = report::progress(what, total as u64);
+        let tally = self.step_with_progress(step, |done| bar.set_position(done));
+        bar.finish_and_clear();
+        tally
+    }
+
+    fn step_with_progress(
         &mut self,
         step: &P::Step,
         mut progress: impl FnMut(u64),
@@ -188,19 +208,6 @@ fn write_line(out: &mut impl Write, value: &impl Serialize) -> Result<()> {
 
 /// Clients between two lines about progress.
 const PROGRESS_STEP: u64 = 100;
-
-/// Says how far a step is, on a terminal.
-pub(crate) fn step_with_bar<P: Part>(
-    crew: &mut Crew<P>,
-    step: &P::Step,
-    what: &'static str,
-    total: usize,
-) -> Result<P::Tally> {
-    let bar = report::progress(what, total as u64);
-    let tally = crew.step_with_progress(step, |done| bar.set_position(done));
-    bar.finish_and_clear();
-    tally
-}
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use rustix::param::clock_ticks_per_second;
 use serde::Serialize;
 
-use crate::latency::{NANOS_PER_SECOND, float, seconds};
+use crate::latency::{NANOS_PER_SECOND, float, now_nanos, seconds};
 
 /// Processor time and memory of a few processes together, until now.
 #[derive(Clone, Debug, Default)]
@@ -45,12 +45,62 @@ pub(crate) struct Cost {
     threads: Vec<ThreadCost>,
 }
 
+/// What server and generator use from now on.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    servers: Vec<u32>,
+    generators: Vec<u32>,
+    before: Usage,
+    generators_before: Usage,
+    start_nanos: u64,
+}
+
+/// What they used until now.
+#[derive(Debug, Serialize)]
+pub(crate) struct Spent {
+    /// `None` when no server process was named.
+    #[serde(flatten)]
+    pub(crate) cost: Option<Cost>,
+    /// Of the generator's processes together, 0 to 1: near 1 it is the generator that limits a rate.
+    pub(crate) generator_busy_share: f64,
+    #[serde(skip)]
+    pub(crate) nanos: u64,
+}
+
+impl Meter {
+    pub(crate) fn start(servers: &[u32], generators: Vec<u32>) -> Result<Self> {
+        Ok(Self {
+            before: Usage::of(servers)?,
+            generators_before: Usage::of(&generators)?,
+            servers: servers.to_vec(),
+            generators,
+            start_nanos: now_nanos(),
+        })
+    }
+
+    pub(crate) fn stop(self) -> Result<Spent> {
+        let nanos = now_nanos() - self.start_nanos;
+        let cost = Usage::of(&self.servers)?.since(&self.before, nanos);
+        let own = Usage::of(&self.generators)?.since(&self.generators_before, nanos);
+        let whole = seconds(nanos) * float(self.generators.len() as u64);
+        let generator_busy_share = own.map_or(0.0, |own| own.cpu_seconds / whole);
+        Ok(Spent { cost, generator_busy_share, nanos })
+    }
+}
+
+impl Spent {
+    /// Microseconds of the server for each of `count` things.
+    pub(crate) fn micros_per(&self, count: u64) -> Option<f64> {
+        self.cost.as_ref()?.micros_per(count)
+    }
+}
+
 impl Usage {
     /// Of all threads of the processes with these ids.
     pub(crate) fn of(pids: &[u32]) -> Result<Self> {
         let mut usage = Self::default();
         for &pid in pids {
-            usage.add(pid).with_context(|| format!("process {pid}, named by --pid"))?;
+            usage.add(pid).with_context(|| format!("process {pid}, given by --pid"))?;
         }
         Ok(usage)
     }

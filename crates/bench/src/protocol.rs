@@ -1,7 +1,7 @@
 //! What clients and server say to each other: greetings, messages, farewells.
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use tengate_proto::wire::websocket::{self, ClientDecoder, Limits, Opcode};
+use tengate_proto::wire::websocket::{self, ClientDecoder, Limits, Opcode, ResponseError};
 use tengate_proto::wire::{length, text};
 
 use crate::target::Target;
@@ -61,7 +61,7 @@ impl Protocol {
     pub(crate) fn decode_welcome(self, bytes: &[u8]) -> Result<Option<usize>> {
         match self {
             Self::Websocket => websocket::decode_response(bytes, &KEY, WELCOME_BYTES_MAX)
-                .map_err(|error| anyhow!("the handshake was refused: {error:?}")),
+                .map_err(|error| refusal(&error)),
             Self::Http => decode_http(bytes),
             Self::Text | Self::Frame => Ok(Some(0)),
         }
@@ -144,6 +144,13 @@ fn websocket_item(item: websocket::Item<'_>) -> Item<'_> {
         websocket::Item::Close { .. } => Item::Close,
         websocket::Item::Fragment | websocket::Item::Pong(_) => Item::Other,
     }
+}
+
+fn refusal(error: &ResponseError) -> anyhow::Error {
+    if let ResponseError::Status { status: 503 } = error {
+        return anyhow!("the gateway says that it has no worker (status 503)");
+    }
+    anyhow!("the handshake was refused: {error:?}")
 }
 
 /// The length of a whole response with its body.

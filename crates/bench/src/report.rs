@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::latency::Percentiles;
-use crate::process::Cost;
+use crate::process::Spent;
 
 /// How the result is printed.
 #[derive(Debug, clap::Args)]
@@ -69,10 +69,12 @@ impl Words {
         self.row(what, value)
     }
 
-    /// What the server spent on each thing, and how busy its threads were; nothing when it is not known.
-    pub(crate) fn cost(self, what: &'static str, cost: Option<&Cost>, micros: Option<f64>) -> Self {
-        let (Some(cost), Some(micros)) = (cost, micros) else { return self };
-        self.row(what, format!("{micros:.2} µs")).row("busy threads", cost.words())
+    /// What the server spent on each thing and how busy its threads were, if that is known, and the generator.
+    pub(crate) fn spent(mut self, what: &'static str, spent: &Spent, micros: Option<f64>) -> Self {
+        if let (Some(cost), Some(micros)) = (&spent.cost, micros) {
+            self = self.row(what, format!("{micros:.2} µs")).row("server busy", cost.words());
+        }
+        self.row("generator busy", format!("{:.0} %", spent.generator_busy_share * 100.0))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::load::Load;
 use crate::pace::Schedule;
 use crate::parts::{self, Part, Share};
 use crate::plot;
-use crate::process::Cost;
+use crate::process::Spent;
 use crate::report::{self, Words};
 use crate::stamp::{self, STAMPED_BYTES_MIN};
 
@@ -73,7 +73,7 @@ struct Report {
     resident_bytes_growth_per_slow_client: Option<f64>,
     server_cpu_us_per_delivery: Option<f64>,
     #[serde(flatten)]
-    cost: Option<Cost>,
+    spent: Spent,
 }
 
 /// The clients of one process; the last ones are slow.
@@ -128,19 +128,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     );
     let make = |share| Slow::new(options, slow_clients, share);
     let Some(mut crew) = parts::start(load, make)? else { return Ok(()) };
-    parts::step_with_bar(&mut crew, &Step::Connect, "connecting", load.clients)?;
+    crew.step_with_bar(&Step::Connect, "connecting", load.clients)?;
     let before = load.usage()?;
-    let start = now_nanos();
+    let meter = load.meter(crew.pids())?;
     let step = Step::Broadcast { rate: options.rate, seconds: options.seconds };
     let mut good = crew.step(&step)?;
     let sent = good.sent;
     good += crew.step(&Step::Collect { sent })?;
+    let spent = meter.stop()?;
     let after = load.usage()?;
-    let cost = after.since(&before, now_nanos() - start);
     let slow = crew.step(&Step::ReadAgain { sent })?;
     let growth = after.resident_bytes.saturating_sub(before.resident_bytes);
     let is_known = !load.pids.is_empty();
-    let micros = cost.as_ref().and_then(|cost| cost.micros_per(good.deliveries));
+    let micros = spent.micros_per(good.deliveries);
     let result = Report {
         mode: "slow",
         clients: load.clients,
@@ -163,7 +163,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         resident_bytes_growth_per_slow_client: is_known
             .then(|| float(growth) / float(slow_clients as u64)),
         server_cpu_us_per_delivery: micros,
-        cost,
+        spent,
     };
     let words = words(&result);
     if let Some(path) = &options.svg {
@@ -190,7 +190,7 @@ fn words(result: &Report) -> Words {
     if let Some(bytes) = result.resident_bytes_growth_per_slow_client {
         words = words.number("server memory", bytes / 1024.0, "KiB more a slow client");
     }
-    words.cost("server per delivery", result.cost.as_ref(), result.server_cpu_us_per_delivery)
+    words.spent("server per delivery", &result.spent, result.server_cpu_us_per_delivery)
 }
 
 /// So many percent of the clients, rounded up.

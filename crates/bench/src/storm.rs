@@ -12,7 +12,7 @@ use crate::latency::{Latencies, Percentiles, float, nanos, now_nanos, seconds};
 use crate::load::Load;
 use crate::parts::{self, Part, Share};
 use crate::plot;
-use crate::process::Cost;
+use crate::process::Spent;
 use crate::report::{self, Words};
 
 /// Whom to cut off, and how they come back.
@@ -55,7 +55,7 @@ struct Report {
     timed_out: u64,
     server_cpu_us_per_handshake: Option<f64>,
     #[serde(flatten)]
-    cost: Option<Cost>,
+    spent: Spent,
 }
 
 /// The clients of one process.
@@ -105,13 +105,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let Some(mut crew) = parts::start(load, |share| Storm::new(options, at_once, share))? else {
         return Ok(());
     };
-    parts::step_with_bar(&mut crew, &Step::Connect, "connecting", load.clients)?;
-    let before = load.usage()?;
-    let start = now_nanos();
-    let tally = parts::step_with_bar(&mut crew, &Step::CutAndReturn, "returning", load.clients)?;
-    let cost = load.usage()?.since(&before, now_nanos() - start);
+    crew.step_with_bar(&Step::Connect, "connecting", load.clients)?;
+    let meter = load.meter(crew.pids())?;
+    let tally = crew.step_with_bar(&Step::CutAndReturn, "returning", load.clients)?;
+    let spent = meter.stop()?;
     let handshakes = tally.latencies.count();
-    let micros = cost.as_ref().and_then(|cost| cost.micros_per(handshakes));
+    let micros = spent.micros_per(handshakes);
     let result = Report {
         mode: "storm",
         clients: load.clients,
@@ -123,7 +122,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         refused: tally.refused,
         timed_out: tally.timed_out,
         server_cpu_us_per_handshake: micros,
-        cost,
+        spent,
     };
     let words = words(&result);
     if let Some(path) = &options.svg {
@@ -141,7 +140,7 @@ fn words(result: &Report) -> Words {
         .latency("each back after", &result.latency)
         .trouble("refused and tried again", result.refused)
         .trouble("timed out and tried again", result.timed_out)
-        .cost("server per handshake", result.cost.as_ref(), result.server_cpu_us_per_handshake)
+        .spent("server per handshake", &result.spent, result.server_cpu_us_per_handshake)
 }
 
 impl Storm {

@@ -154,7 +154,7 @@ fn what_cannot_be_measured_is_refused_with_a_reason() {
         (vec!["echo", &http], "only churn knows http"),
         (vec!["echo", "wss://127.0.0.1:1"], "wss:// is unknown"),
         (vec!["echo", &url, "--clients", "0"], "--clients must be at least 1"),
-        (vec!["echo", &url, "--clients", "2", "--pid", &pid_max], "named by --pid"),
+        (vec!["echo", &url, "--clients", "2", "--pid", &pid_max], "given by --pid"),
         (vec!["echo", &url, "--processes", "2", "--clients", "1"], "--processes"),
         (vec!["fanout", &url, "--bytes", "3"], "at least 17"),
         (vec!["slow", &url, "--clients", "10", "--slow-percent", "100"], "too many slow clients"),
