@@ -14,22 +14,23 @@ use core::ops::{Index, IndexMut};
 pub struct ChunkedVec<T> {
     /// All but the last hold [`CHUNK_LEN`] elements, the last at least one.
     chunks: Vec<Vec<T>>,
+    len: usize,
 }
 
 impl<T> ChunkedVec<T> {
     /// An empty one; it allocates with the first element.
     pub const fn new() -> Self {
-        Self { chunks: Vec::new() }
+        Self { chunks: Vec::new(), len: 0 }
     }
 
     /// Elements held.
     pub fn len(&self) -> usize {
-        self.chunks.last().map_or(0, |last| (self.chunks.len() - 1) * CHUNK_LEN + last.len())
+        self.len
     }
 
     /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
+        self.len == 0
     }
 
     /// The element at `index`, if there is one.
@@ -44,6 +45,7 @@ impl<T> ChunkedVec<T> {
 
     /// Puts `value` behind the last element, at index [`ChunkedVec::len`].
     pub fn push(&mut self, value: T) {
+        self.len += 1;
         match self.chunks.last_mut() {
             Some(last) if last.len() < CHUNK_LEN => last.push(value),
             last => {
@@ -57,7 +59,7 @@ impl<T> ChunkedVec<T> {
 
     /// Fills up with `value()` until there are `len` elements; no change when there are as many already.
     pub fn grow_to(&mut self, len: usize, value: impl Fn() -> T) {
-        for _ in self.len()..len {
+        for _ in self.len..len {
             self.push(value());
         }
     }

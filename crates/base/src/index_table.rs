@@ -185,12 +185,29 @@ impl Bucket {
     const EMPTY: Self = Self { indexes: [0; SLOTS], next: NONE, tags: [VACANT; SLOTS] };
 
     fn len(&self) -> usize {
-        self.tags.iter().position(|tag| *tag == VACANT).unwrap_or(SLOTS)
+        self.matches(VACANT).trailing_zeros() as usize / 8
     }
 
     /// The slot with this tag for whose index `is_it` holds.
     fn find(&self, tag: u8, is_it: impl Fn(u32) -> bool) -> Option<usize> {
-        (0..SLOTS).find(|slot| self.tags[*slot] == tag && is_it(self.indexes[*slot]))
+        let mut matches = self.matches(tag);
+        while matches != 0 {
+            let slot = matches.trailing_zeros() as usize / 8;
+            if is_it(self.indexes[slot]) {
+                return Some(slot);
+            }
+            matches &= matches - 1;
+        }
+        None
+    }
+
+    /// The highest bit of each byte whose slot has this tag; slots beyond the last are vacant. Without a branch, so that
+    /// the processor goes on to the key, and to the next lookup, while it waits for this line.
+    fn matches(&self, tag: u8) -> u128 {
+        let mut tags = [VACANT; 16];
+        tags[..SLOTS].copy_from_slice(&self.tags);
+        let zero_if_same = u128::from_le_bytes(tags) ^ u128::from_le_bytes([tag; 16]);
+        !(((zero_if_same & LOW_BITS) + LOW_BITS) | zero_if_same | LOW_BITS)
     }
 
     /// Whether there was room.
@@ -214,13 +231,15 @@ const SLOTS: usize = 12;
 /// Mean number of entries for each place. A place not yet divided in a round has up to twice the entries of one that is,
 /// so buckets of twelve slots need that room: one in ten overflows.
 const LOAD: usize = 8;
+/// All but the highest bit of each byte.
+const LOW_BITS: u128 = u128::from_le_bytes([0x7f; 16]);
 /// The tag of an empty slot.
 const VACANT: u8 = 0;
 /// No bucket: an index no vector reaches.
 const NONE: u32 = u32::MAX;
 
 const _: () = assert!(size_of::<Bucket>() == 64);
-const _: () = assert!(LOAD < SLOTS);
+const _: () = assert!(LOAD < SLOTS && SLOTS < size_of::<u128>());
 
 #[cfg(test)]
 mod tests {

@@ -48,13 +48,17 @@ impl<T: Default> Names<T> {
     }
 
     pub(super) fn find(&self, name: &[u8]) -> Option<u32> {
-        let hash = self.hasher.hash_one(name);
+        self.find_hashed(self.hasher.hash_one(name), name)
+    }
+
+    fn find_hashed(&self, hash: u64, name: &[u8]) -> Option<u32> {
         self.by_name.find(hash, |index| *self.entries[index as usize].name == *name)
     }
 
     /// The entry of this name, made if there is none.
     pub(super) fn find_or_insert(&mut self, name: &[u8]) -> u32 {
-        if let Some(index) = self.find(name) {
+        let hash = self.hasher.hash_one(name);
+        if let Some(index) = self.find_hashed(hash, name) {
             return index;
         }
         let entry = Entry { name: name.into(), prev: self.last, next: NONE, value: T::default() };
@@ -72,9 +76,8 @@ impl<T: Default> Names<T> {
         }
         self.last = index;
         let (entries, hasher) = (&self.entries, &self.hasher);
-        self.by_name.insert_unique(hasher.hash_one(name), index, |index| {
-            hasher.hash_one(&*entries[index as usize].name)
-        });
+        self.by_name
+            .insert_unique(hash, index, |index| hasher.hash_one(&*entries[index as usize].name));
         index
     }
 
