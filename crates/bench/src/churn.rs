@@ -90,7 +90,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     crew.step(&Step(options.warmup))?;
     let meter = load.meter(crew.pids())?;
-    let tally = crew.step(&Step(options.seconds))?;
+    let step = Step(options.seconds);
+    let tally = crew.step_with_clock(&step, "coming and going", options.seconds)?;
     let spent = meter.stop()?;
     let handshakes = tally.latencies.count();
     let micros = spent.micros_per(handshakes);

@@ -264,6 +264,15 @@ impl Clients {
     }
 }
 
+impl Drop for Clients {
+    /// Resets what is still connected, so that no port stays taken for a minute and slows the next measurement down.
+    fn drop(&mut self) {
+        for slot in &mut self.slots {
+            slot.line.reset();
+        }
+    }
+}
+
 impl Slot {
     fn handle(
         &mut self,

@@ -99,7 +99,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         crew.step(&Step::Run(options.warmup))?;
     }
     let meter = load.meter(crew.pids())?;
-    let tally = crew.step(&Step::Run(options.seconds))?;
+    let step = Step::Run(options.seconds);
+    let tally = crew.step_with_clock(&step, "echoing", options.seconds)?;
     let spent = meter.stop()?;
     let paced = tally.paced;
     let is_open = options.rate.is_some();

@@ -105,10 +105,11 @@ fn measure(options: &Options, crew: &mut Crew<Hold>) -> Result<Report> {
     let (after, kernel_after) = (load.usage()?, process::kernel_bytes()?);
     let grown = after.resident_bytes.saturating_sub(before.resident_bytes);
     let start = now_nanos();
-    let paced = crew.step(&match options.rate {
+    let step = match options.rate {
         Some(rate) => Step::Echo { rate, seconds: options.seconds },
         None => Step::Idle(options.seconds),
-    })?;
+    };
+    let paced = crew.step_with_clock(&step, "holding", options.seconds)?;
     let holding: Option<Cost> = load.usage()?.since(&after, now_nanos() - start);
     let latency = options.rate.map(|_| paced.latencies.percentiles());
     Ok(Report {

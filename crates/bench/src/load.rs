@@ -21,7 +21,8 @@ pub(crate) struct Load {
     /// no descriptors left.
     #[arg(long, default_value_t = 1)]
     pub(crate) processes: usize,
-    /// Connect from these local addresses in turn, as in 127.0.0.2-127.0.0.9,127.0.1.1. Each has about 28 000 ports.
+    /// Connect from these local addresses in turn, as in 127.0.0.2-127.0.0.9,127.0.1.1. Each has about 28 000 ports, and the
+    /// kernel looks for a free one ever longer once half of them are taken: use one address for every 10 000 clients.
     #[arg(long, value_name = "ADDRESSES")]
     source: Option<Sources>,
     /// Process of the server, to measure what it spends; may be repeated.

@@ -41,9 +41,11 @@ pub(crate) enum Crew<P> {
     Away(Vec<Member>),
 }
 
-/// A part in a process of its own; killed when this goes.
+/// A part in a process of its own; it ends when this goes.
 pub(crate) struct Member {
     child: Child,
+    /// Whether it has been told a step that it has not answered.
+    is_busy: bool,
     answers: BufReader<ChildStdout>,
 }
 
@@ -105,6 +107,19 @@ impl<P: Part> Crew<P> {
         tally
     }
 
+    /// As [`step`](Self::step), with a clock on a terminal.
+    pub(crate) fn step_with_clock(
+        &mut self,
+        step: &P::Step,
+        what: &'static str,
+        seconds: f64,
+    ) -> Result<P::Tally> {
+        let clock = report::clock(format!("{what} for {seconds} s:"));
+        let tally = self.step(step);
+        clock.finish_and_clear();
+        tally
+    }
+
     fn step_with_progress(
         &mut self,
         step: &P::Step,
@@ -146,10 +161,11 @@ impl Member {
             .spawn()
             .context("starting this program again, for --processes")?;
         let stdout = child.stdout.take().context("a pipe was asked for")?;
-        Ok(Self { child, answers: BufReader::new(stdout) })
+        Ok(Self { child, is_busy: false, answers: BufReader::new(stdout) })
     }
 
     fn tell(&mut self, step: &impl Serialize) -> Result<()> {
+        self.is_busy = true;
         let stdin = self.child.stdin.as_mut().context("a pipe was asked for")?;
         write_line(stdin, step)
     }
@@ -163,7 +179,10 @@ impl Member {
             }
             match serde_json::from_str(&line).context("its answer")? {
                 Answer::Progress(count) => progress(count),
-                Answer::Done(tally) => return Ok(tally),
+                Answer::Done(tally) => {
+                    self.is_busy = false;
+                    return Ok(tally);
+                }
                 Answer::Failed(why) => bail!(why),
             }
         }
@@ -172,8 +191,12 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        // It may have ended by itself, and then there is nothing to kill.
-        let _ = self.child.kill();
+        // One that waits for a step ends by itself and in order; another may be at it for long.
+        drop(self.child.stdin.take());
+        if self.is_busy {
+            // It may have failed and ended, and then there is nothing to kill.
+            let _ = self.child.kill();
+        }
         let _ = self.child.wait();
     }
 }

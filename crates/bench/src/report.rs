@@ -1,6 +1,7 @@
 //! What the modes print: a table for people, Markdown, or JSON; and how far they are, on a terminal.
 
 use core::fmt::Write as _;
+use core::time::Duration;
 use std::io::IsTerminal as _;
 
 use anyhow::Result;
@@ -128,6 +129,18 @@ pub(crate) fn progress(what: &'static str, len: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(len).with_style(style).with_message(what)
+}
+
+/// A clock on a terminal, nothing elsewhere.
+pub(crate) fn clock(what: String) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let clock = ProgressBar::new_spinner().with_style(style).with_message(what);
+    clock.enable_steady_tick(Duration::from_millis(200));
+    clock
 }
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let before = load.usage()?;
     let meter = load.meter(crew.pids())?;
     let step = Step::Broadcast { rate: options.rate, seconds: options.seconds };
-    let mut good = crew.step(&step)?;
+    let mut good = crew.step_with_clock(&step, "broadcasting", options.seconds)?;
     let sent = good.sent;
     good += crew.step(&Step::Collect { sent })?;
     let spent = meter.stop()?;
