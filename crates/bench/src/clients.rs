@@ -19,7 +19,7 @@ use rustix::time::{
     timerfd_settime,
 };
 
-pub(crate) use line::Line;
+use line::Line;
 
 use crate::latency::{NANOS_PER_SECOND, now_nanos};
 use crate::protocol::{Decoder, Item, Protocol};

@@ -34,6 +34,8 @@ pub(crate) struct Server {
 struct Seen {
     clients: Mutex<BTreeMap<u64, Client>>,
     connections: AtomicU64,
+    /// Answers to the ping that every websocket client gets with its welcome.
+    pongs: AtomicU64,
     /// Connections that are dropped as soon as this many have come, and how many of them.
     refusals: Mutex<(u64, u64)>,
 }
@@ -42,6 +44,13 @@ struct Client {
     stream: TcpStream,
     /// Groups as `#name`, uids as `@name`.
     names: Vec<String>,
+}
+
+/// What a client says.
+enum Heard {
+    Message(Vec<u8>),
+    Pong,
+    Farewell,
 }
 
 impl Server {
@@ -65,6 +74,11 @@ impl Server {
     /// Drops `count` connections after the first `after`.
     pub(crate) fn refuse(&self, after: u64, count: u64) {
         *self.seen.refusals.lock().unwrap() = (after, count);
+    }
+
+    /// How many clients have answered their ping.
+    pub(crate) fn pongs(&self) -> u64 {
+        self.seen.pongs.load(Ordering::SeqCst)
     }
 
     /// How many connections there have been.
@@ -144,11 +158,12 @@ fn serve(speech: Speech, number: u64, stream: TcpStream, seen: &Seen) {
             kept.drain(..len);
             is_open = speech == Speech::Websocket;
         }
-        while let Some((len, message)) = is_open.then(|| decode(speech, &mut kept)).flatten() {
+        while let Some((len, heard)) = is_open.then(|| decode(speech, &mut kept)).flatten() {
             kept.drain(..len);
-            match message {
-                Some(message) => seen.message(speech, number, &message),
-                None => is_open = false,
+            match heard {
+                Heard::Message(message) => seen.message(speech, number, &message),
+                Heard::Pong => drop(seen.pongs.fetch_add(1, Ordering::SeqCst)),
+                Heard::Farewell => is_open = false,
             }
         }
         if speech == Speech::Websocket && !is_open {
@@ -169,21 +184,26 @@ fn welcome(speech: Speech, bytes: &[u8], mut stream: &TcpStream) -> Option<usize
     } else {
         let (len, request) = websocket::decode_request(bytes, 8192).unwrap()?;
         websocket::encode_response(request.key, &mut answer);
+        websocket::encode_header(Opcode::Ping, PING.len(), &mut answer);
+        answer.extend_from_slice(PING);
         len
     };
     stream.write_all(&answer).ok();
     Some(len)
 }
 
-/// The length of the first message and the message, or `None` instead of it for a farewell.
-fn decode(speech: Speech, bytes: &mut [u8]) -> Option<(usize, Option<Vec<u8>>)> {
+/// The first thing a client says, and its length.
+fn decode(speech: Speech, bytes: &mut [u8]) -> Option<(usize, Heard)> {
     let (len, message) = match speech {
         Speech::Websocket => {
             let limits = Limits { message_bytes_max: 1 << 20, check_utf8: true };
             let mut decoder = websocket::Decoder::default();
             return match decoder.decode(bytes, &limits).unwrap()? {
-                (len, Item::Message { payload, .. }) => Some((len, Some(payload.to_vec()))),
-                (len, Item::Close { .. }) => Some((len, None)),
+                (len, Item::Message { payload, .. }) => {
+                    Some((len, Heard::Message(payload.to_vec())))
+                }
+                (len, Item::Pong(payload)) if payload == PING => Some((len, Heard::Pong)),
+                (len, Item::Close { .. }) => Some((len, Heard::Farewell)),
                 (_, item) => panic!("a generator does not send {item:?} here"),
             };
         }
@@ -191,5 +211,7 @@ fn decode(speech: Speech, bytes: &mut [u8]) -> Option<(usize, Option<Vec<u8>>)> 
         Speech::Frame => length::decode(bytes, 1 << 20).unwrap()?,
         Speech::Http => return None,
     };
-    Some((len, Some(message.to_vec())))
+    Some((len, Heard::Message(message.to_vec())))
 }
+
+const PING: &[u8] = b"are you there?";
