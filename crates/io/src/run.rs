@@ -17,7 +17,7 @@ use crate::listen::{Dealer, Listener, Sharing};
 use crate::mailbox::{Mailbox, ShardHandle};
 use crate::mesh::{Mesh, Waker};
 use crate::net::{Net, Token};
-use crate::shard::{Host, OpenListener, Shard, Spin};
+use crate::shard::{Host, OpenListener, Shard};
 use crate::sys::{self, Epoll};
 
 /// How many shards, and how they use the machine.
@@ -27,8 +27,6 @@ pub struct Config {
     pub shard_count: u16,
     /// Whether each keeps to a core.
     pub pinning: Pinning,
-    /// How long a shard at most looks for work before it sleeps. It does so only while work keeps coming that soon. Zero: never.
-    pub spin: Duration,
     /// Connections a shard holds at most; more are accepted and closed at once.
     pub connections_max: u32,
 }
@@ -43,19 +41,13 @@ pub enum Pinning {
 }
 
 impl Config {
-    /// The best for `shard_count` shards on the cores this process may use: pinned and spinning when there is a core for
-    /// each, neither when there is not. A lone shard has nobody to wait for and does not spin.
+    /// The best for `shard_count` shards on the cores this process may use: pinned when there is a core for each.
     pub fn for_shards(shard_count: u16) -> Self {
         let cores = allowed_cores().unwrap_or_default();
         let has_core_each = usize::from(shard_count) <= cores.len();
         Self {
             shard_count,
             pinning: if has_core_each { Pinning::Cores(cores) } else { Pinning::Off },
-            spin: if has_core_each && shard_count > 1 {
-                Duration::from_micros(50)
-            } else {
-                Duration::ZERO
-            },
             connections_max: u32::MAX >> 2,
         }
     }
@@ -195,6 +187,7 @@ pub fn run<A: Host>(
         }
         nets.push(Net::new(ShardId(shard), epoll, mesh, config.connections_max, clock.now()));
     }
+    let is_crowded = usize::from(config.shard_count) > allowed_cores()?.len();
     let make_app = Arc::new(make_app);
     let (exit_sender, exits) = mpsc::channel();
     let handles: Vec<_> =
@@ -203,7 +196,6 @@ pub fn run<A: Host>(
     for (index, (net, listeners)) in nets.into_iter().zip(doors.drain(..)).enumerate() {
         let (make_app, mailboxes) = (Arc::clone(&make_app), Arc::clone(&mailboxes));
         let core = cores.get(index % cores.len().max(1)).copied();
-        let spin = config.spin;
         let exit =
             ExitReport { mailbox: Arc::clone(&mailboxes[index]), sender: exit_sender.clone() };
         let spawned = thread::Builder::new().name(format!("tengate-{index}")).spawn(move || {
@@ -212,7 +204,7 @@ pub fn run<A: Host>(
                     sys::pin(core)?;
                 }
                 let mut shard =
-                    Shard::new(make_app(net.shard()), net, clock, mailboxes, Spin::new(spin));
+                    Shard::new(make_app(net.shard()), net, clock, mailboxes, is_crowded);
                 shard.listeners = listeners;
                 shard.run()
             });

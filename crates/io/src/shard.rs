@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::thread;
 
 use tengate_base::{App, CloseCause, ConnId, Door, Instant, ShardId, Sink};
 
@@ -36,7 +37,8 @@ pub(crate) struct Shard<A: Host> {
     pub(crate) listeners: Vec<OpenListener>,
     /// By shard number, to hand sockets over.
     pub(crate) mailboxes: Arc<[Arc<Mailbox<A::Command>>]>,
-    pub(crate) spin: Spin,
+    /// Whether there are more shards than cores.
+    pub(crate) is_crowded: bool,
     read_buffer: Vec<u8>,
     /// Swapped with [`Net::ready`] and [`Net::signals`], so that neither is allocated anew.
     spare_list: Vec<u32>,
@@ -58,36 +60,13 @@ pub(crate) struct OpenListener {
     pub(crate) dealer: Dealer,
 }
 
-/// How long to look for work without sleeping. Waking a thread of another core costs tens of microseconds, so it pays
-/// while work keeps coming sooner than that, and only then.
-#[derive(Debug)]
-pub(crate) struct Spin {
-    longest: Duration,
-    current: Duration,
-}
-
-impl Spin {
-    pub(crate) fn new(longest: Duration) -> Self {
-        Self { longest, current: Duration::ZERO }
-    }
-
-    fn is_enabled(&self) -> bool {
-        !self.longest.is_zero()
-    }
-
-    /// Work came `waited` after the shard ran out of it.
-    fn learn(&mut self, waited: Duration) {
-        self.current = if waited < self.longest { self.longest } else { self.current / 2 };
-    }
-}
-
 impl<A: Host> Shard<A> {
     pub(crate) fn new(
         app: A,
         net: Net,
         clock: Clock,
         mailboxes: Arc<[Arc<Mailbox<A::Command>>]>,
-        spin: Spin,
+        is_crowded: bool,
     ) -> Self {
         Self {
             app,
@@ -95,7 +74,7 @@ impl<A: Host> Shard<A> {
             clock,
             listeners: Vec::new(),
             mailboxes,
-            spin,
+            is_crowded,
             read_buffer: vec![0; READ_BYTES],
             spare_list: Vec::new(),
             mail: VecDeque::new(),
@@ -144,14 +123,20 @@ impl<A: Host> Shard<A> {
         &self.mailboxes[usize::from(self.net.shard().0)]
     }
 
-    /// Takes events: at once when there is other work, else after spinning and sleeping as long as nothing happens.
+    /// Takes events: at once when there is other work, else after sleeping as long as nothing happens.
     fn wait(&mut self, events: &mut [sys::Event], idle_since: Instant) -> io::Result<usize> {
         let deadline = self.poll_timeout();
         if self.has_work() || deadline.is_some_and(|deadline| deadline <= idle_since) {
             return self.net.epoll.wait(events, 0);
         }
-        if let Some(count) = self.spin(events, idle_since, deadline)? {
-            return Ok(count);
+        if self.is_crowded {
+            // The others of this core go first; what they and the peers do meanwhile makes a larger turn, and nobody has to
+            // wake this thread for it.
+            thread::yield_now();
+            let count = self.net.epoll.wait(events, 0)?;
+            if count > 0 || self.has_work() {
+                return Ok(count);
+            }
         }
         self.net.mesh.prepare_sleep();
         self.mailbox().waker().prepare_sleep();
@@ -160,31 +145,7 @@ impl<A: Host> Shard<A> {
         self.net.counters.sleeps += 1;
         let count = self.net.epoll.wait(events, timeout_ms);
         self.mailbox().waker().cancel_sleep();
-        if self.spin.is_enabled() {
-            self.spin.learn(self.clock.now() - idle_since);
-        }
         count
-    }
-
-    /// Looks for work without sleeping; how many events when there is some.
-    fn spin(
-        &mut self,
-        events: &mut [sys::Event],
-        idle_since: Instant,
-        deadline: Option<Instant>,
-    ) -> io::Result<Option<usize>> {
-        let mut now = idle_since;
-        let until = idle_since + self.spin.current;
-        while now < until {
-            let count = self.net.epoll.wait(events, 0)?;
-            now = self.clock.now();
-            if count > 0 || self.has_work() || deadline.is_some_and(|deadline| deadline <= now) {
-                self.spin.learn(now - idle_since);
-                return Ok(Some(count));
-            }
-            core::hint::spin_loop();
-        }
-        Ok(None)
     }
 
     /// Whether there is something to do that epoll does not report.

@@ -1,7 +1,6 @@
 //! The gateway role: the configuration in the core's words, and one shard a core.
 
 use core::net::{IpAddr, SocketAddr};
-use core::time::Duration;
 use std::sync::Arc;
 
 use anyhow::{anyhow, bail};
@@ -55,7 +54,6 @@ fn shell(gateway: &Gateway, shard_count: u16, cores: &[usize]) -> tengate_io::Co
     let mut shell = tengate_io::Config::for_shards(shard_count);
     if cores.is_empty() {
         shell.pinning = Pinning::Off;
-        shell.spin = Duration::ZERO;
     } else {
         shell.pinning = Pinning::Cores(cores.to_vec());
     }
