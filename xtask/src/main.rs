@@ -4,6 +4,7 @@ mod bench;
 mod ci;
 mod golden;
 mod instructions;
+mod tables;
 mod tidy;
 
 use std::process::ExitCode;
@@ -17,6 +18,8 @@ cargo xtask <task>
   bench [SET...] [--peers DIR] [--rounds N]
                         the same loads on several servers, in turn; sets: php, floor, handshakes, shards, hold; php
                         needs DIR, a folder with checkouts of GatewayWorker, workerman and coroutine
+  bench tables [--rounds N]
+                        tables of uids at ten million keys, beside hashbrown's and DPDK's
   instructions [--accept]
                         instructions of each path through the gateway, against the figures kept; --accept keeps these
   tidy                  house rules that no lint knows: module docs, file lengths, citations
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done: Result<()> = match arguments.split_first() {
         Some((&"ci", rest)) => ci::run(rest),
+        Some((&"bench", ["tables", rest @ ..])) => tables::run(rest),
         Some((&"bench", rest)) => bench::run(rest),
         Some((&"instructions", rest)) => instructions::run(rest),
         Some((&"tidy", [])) => tidy::run(),
