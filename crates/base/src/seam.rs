@@ -146,6 +146,14 @@ pub trait Sink {
     /// big-endian), so that `handle_closed` can give whole frames back.
     fn keep_frames(&mut self, conn: ConnId);
 
+    /// Says that a new message begins behind what is queued, for [`Sink::drop_oldest`]. It ends where the next one begins.
+    /// While nothing is queued this has no effect: such a message is being written already.
+    fn begin_message(&mut self, conn: ConnId);
+
+    /// Drops queued messages of which no byte is written, the oldest first, until at most `bytes` are queued or none is
+    /// left. What was queued before the first [`Sink::begin_message`] stays. Returns how many were dropped.
+    fn drop_oldest(&mut self, conn: ConnId, bytes: usize) -> usize;
+
     /// The batch that goes to shard `to` at the end of this turn, to append to. Never this shard itself.
     fn mesh(&mut self, to: ShardId) -> &mut Vec<u8>;
 }

@@ -1,7 +1,7 @@
 //! A shard's pool of byte queues: unconsumed input and unwritten output live here, only while there is any.
 //!
 //! A queue that is given back keeps its allocation for the next user, up to a total; large allocations are freed. In
-//! steady state nothing is allocated. One unused queue costs 56 bytes beside its buffer.
+//! steady state nothing is allocated. One unused queue costs 80 bytes beside its buffer.
 
 use core::num::NonZeroU32;
 use core::ops::{Index, IndexMut};
@@ -29,6 +29,8 @@ pub(crate) struct Queue {
     frame_start: usize,
     /// Tell the app when at most so many bytes remain.
     pub(crate) mark: Option<usize>,
+    /// Where messages begin that may be dropped, ascending. Past 4 GiB none begins.
+    messages: Vec<u32>,
 }
 
 impl Queue {
@@ -63,7 +65,40 @@ impl Queue {
             self.bytes.drain(..kept_from.min(self.bytes.len()));
             self.start -= kept_from;
             self.frame_start = 0;
+            self.messages.retain_mut(|at| {
+                let passed = (*at as usize) < kept_from;
+                *at = at.saturating_sub(u32::try_from(kept_from).unwrap_or(u32::MAX));
+                !passed
+            });
         }
+    }
+
+    /// A new message begins behind what is pending, unless nothing is.
+    pub(crate) fn begin_message(&mut self) {
+        if !self.is_empty()
+            && let Ok(at) = u32::try_from(self.bytes.len())
+            && self.messages.last() != Some(&at)
+        {
+            self.messages.push(at);
+        }
+    }
+
+    /// Drops messages of which no byte is done with, the oldest first, until at most `len_max` bytes are pending.
+    /// Returns how many.
+    pub(crate) fn drop_oldest(&mut self, len_max: usize) -> usize {
+        let first = self.messages.partition_point(|at| (*at as usize) < self.start);
+        let excess = self.len().saturating_sub(len_max);
+        let Some(&from) = self.messages.get(first).filter(|_| excess > 0) else { return 0 };
+        let behind = &self.messages[first + 1..];
+        let dropped = 1 + behind.partition_point(|at| ((at - from) as usize) < excess);
+        let to = self.messages.get(first + dropped).copied();
+        let end = to.map_or(self.bytes.len(), |to| to as usize);
+        self.bytes.drain(from as usize..end);
+        self.messages.drain(..first + dropped);
+        for at in &mut self.messages {
+            *at -= to.unwrap_or(from) - from;
+        }
+        dropped
     }
 
     /// What is not done with, from the start of its first frame when frames are kept.
@@ -96,6 +131,8 @@ impl Queue {
         self.start = 0;
         self.frame_start = 0;
         self.mark = None;
+        // Only peers that do not read have these, so there is nothing to keep them for.
+        self.messages = Vec::new();
     }
 }
 
@@ -197,6 +234,38 @@ mod tests {
                 );
                 assert_eq!(queue.pending(), &frames[first + second..]);
             }
+        }
+    }
+
+    #[test]
+    fn the_oldest_messages_are_dropped_whole_and_none_whose_front_is_written() {
+        let messages: Vec<Vec<u8>> = (1..=9).map(|len| vec![len; usize::from(len)]).collect();
+        let starts: Vec<usize> = (0..=9).map(|at| messages[..at].concat().len()).collect();
+        let all = messages.concat();
+        for (written, len_max) in (0..45).flat_map(|written| (0..45).map(move |max| (written, max)))
+        {
+            let mut queue = Queue::default();
+            for message in &messages {
+                // Of the first one nothing is known: the queue is empty when it begins.
+                queue.begin_message();
+                queue.bytes.extend(message);
+            }
+            // In two steps, so that the rest may have moved to the front before.
+            queue.advance(written / 2, Keep::Rest);
+            queue.advance(written - written / 2, Keep::Rest);
+
+            let first = (1..9).find(|at| starts[*at] >= written).unwrap_or(9);
+            let left = |dropped: usize| {
+                let from = starts[(first + dropped).min(9)];
+                [&all[written..starts[first]], &all[from..]].concat()
+            };
+            let dropped = (0..9 - first).find(|count| left(*count).len() <= len_max);
+            let dropped = dropped.unwrap_or(9 - first);
+            assert_eq!(queue.drop_oldest(len_max), dropped, "{written} written, {len_max} kept");
+            assert_eq!(queue.pending(), left(dropped), "{written} written, {len_max} kept");
+            // What is kept is still in messages.
+            assert_eq!(queue.drop_oldest(0), 9 - first - dropped);
+            assert_eq!(queue.pending(), &all[written..starts[first]]);
         }
     }
 

@@ -444,6 +444,17 @@ impl Sink for Net {
         }
     }
 
+    fn begin_message(&mut self, conn: ConnId) {
+        if let Some(id) = self.open(conn).and_then(|conn| conn.out) {
+            self.buffers[id].begin_message();
+        }
+    }
+
+    fn drop_oldest(&mut self, conn: ConnId, bytes: usize) -> usize {
+        let queue = self.open(conn).and_then(|conn| conn.out);
+        queue.map_or(0, |id| self.buffers[id].drop_oldest(bytes))
+    }
+
     fn mesh(&mut self, to: ShardId) -> &mut Vec<u8> {
         self.mesh.staged_mut(to)
     }

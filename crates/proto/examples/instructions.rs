@@ -263,6 +263,12 @@ impl Sink for Output {
 
     fn keep_frames(&mut self, _conn: ConnId) {}
 
+    fn begin_message(&mut self, _conn: ConnId) {}
+
+    fn drop_oldest(&mut self, _conn: ConnId, _bytes: usize) -> usize {
+        0
+    }
+
     fn mesh(&mut self, to: ShardId) -> &mut Vec<u8> {
         &mut self.mesh[usize::from(to.0)]
     }

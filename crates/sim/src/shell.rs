@@ -55,6 +55,8 @@ struct Conn {
     /// To the peer, not written yet; with whole frames kept, its first `sent` bytes are written.
     output: Vec<u8>,
     sent: usize,
+    /// Where messages begin in `output` that may be dropped.
+    messages: Vec<usize>,
     keep_frames: bool,
     /// Written, not fetched by the peer yet.
     written: Vec<u8>,
@@ -104,13 +106,7 @@ impl<A: App> Shell<A> {
     }
 
     /// A peer connects to a shard.
-    pub fn open(
-        &mut self,
-        shard: ShardId,
-        door: Door,
-        peer: SocketAddr,
-        local_port: u16,
-    ) -> Place {
+    pub fn open(&mut self, shard: ShardId, door: Door, peer: SocketAddr, local_port: u16) -> Place {
         let place = self.accept(shard, door, peer, local_port);
         self.run();
         place
@@ -423,6 +419,7 @@ impl Conn {
         self.sent += taken;
         if self.unwritten() == 0 {
             self.output.clear();
+            self.messages.clear();
             self.sent = 0;
         }
         self.unwritten()
@@ -492,6 +489,28 @@ impl Sink for Memory {
         if let Some(conn) = self.open(conn) {
             conn.keep_frames = true;
         }
+    }
+
+    fn begin_message(&mut self, conn: ConnId) {
+        if let Some(conn) = self.open(conn)
+            && conn.unwritten() > 0
+        {
+            conn.messages.push(conn.output.len());
+        }
+    }
+
+    fn drop_oldest(&mut self, conn: ConnId, bytes: usize) -> usize {
+        let Some(conn) = self.open(conn) else { return 0 };
+        conn.messages.retain(|at| *at >= conn.sent);
+        let mut dropped = 0;
+        while conn.unwritten() > bytes && !conn.messages.is_empty() {
+            let from = conn.messages.remove(0);
+            let to = conn.messages.first().copied().unwrap_or(conn.output.len());
+            conn.output.drain(from..to);
+            conn.messages.iter_mut().for_each(|at| *at -= to - from);
+            dropped += 1;
+        }
+        dropped
     }
 
     fn mesh(&mut self, to: ShardId) -> &mut Vec<u8> {

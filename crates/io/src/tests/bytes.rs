@@ -200,3 +200,35 @@ fn list_of_connections_shows_addresses_and_bytes() {
     assert_eq!((seen.unconsumed_bytes, seen.queued_bytes), (4, 0));
     shards.stop();
 }
+
+#[test]
+fn a_peer_that_reads_late_gets_whole_messages_and_the_newest() {
+    const MESSAGE_BYTES: usize = 1024;
+    let shards = Shards::start(1);
+    let (client, conn) = shards.connect();
+    let count = u32::try_from(TOO_MUCH / MESSAGE_BYTES).unwrap();
+    let dropped = shards.on(0, move |_, net| {
+        let mut dropped = 0;
+        for number in 0..count {
+            if net.queued(conn) >= 1 << 20 && net.flush(conn) >= 1 << 20 {
+                dropped += net.drop_oldest(conn, 1 << 19);
+                assert!(net.queued(conn) <= 1 << 19);
+            }
+            net.begin_message(conn);
+            net.write(conn, &[&number.to_be_bytes(), [0; MESSAGE_BYTES - 4].as_slice()].concat());
+        }
+        dropped
+    });
+    assert!(dropped > 0, "the kernel took everything");
+    let received = read_exactly(&client, TOO_MUCH - dropped * MESSAGE_BYTES);
+    let numbers: Vec<u32> = received
+        .chunks(MESSAGE_BYTES)
+        .map(|message| {
+            assert!(message[4..].iter().all(|&byte| byte == 0), "a message was cut");
+            u32::from_be_bytes(message[..4].try_into().unwrap())
+        })
+        .collect();
+    assert!(numbers.is_sorted_by(|earlier, later| earlier < later));
+    assert_eq!(numbers.last(), Some(&(count - 1)));
+    shards.stop();
+}

@@ -336,6 +336,12 @@ impl Sink for Shell {
 
     fn keep_frames(&mut self, _conn: ConnId) {}
 
+    fn begin_message(&mut self, _conn: ConnId) {}
+
+    fn drop_oldest(&mut self, _conn: ConnId, _bytes: usize) -> usize {
+        0
+    }
+
     fn mesh(&mut self, _to: ShardId) -> &mut Vec<u8> {
         panic!("a register has one shard")
     }
