@@ -264,7 +264,8 @@ fn config(script: &mut Script<'_>) -> Option<Config> {
         .map(|(port, (protocol, ping))| {
             let interval = Duration::from_secs(7);
             let not_response_limit = port % 2;
-            let slow_client = if port % 2 == 0 { SlowClient::Drop } else { SlowClient::Close };
+            let policies = [SlowClient::Drop, SlowClient::Close, SlowClient::DropOldest];
+            let slow_client = policies[usize::from(port % 3)];
             Listener {
                 message_bytes_max: MESSAGE_BYTES_MAX,
                 send_to_client_bytes_max: MESSAGE_BYTES_MAX,

@@ -145,10 +145,11 @@ pub(crate) enum Frames {
 
 /// What happens to a message for a client that does not read fast enough.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum SlowClient {
     #[default]
     Drop,
+    DropOldest,
     Close,
 }
 

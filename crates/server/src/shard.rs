@@ -69,6 +69,7 @@ impl Hosted<Gateway> {
         let stats = self.core.stats();
         let drops = [
             ("slow_client", stats.drop_slow_client),
+            ("slow_client_oldest", stats.drop_oldest),
             ("slow_client_closed", stats.close_slow_client),
             ("slow_worker", stats.drop_slow_worker),
             ("slow_worker_closed", stats.close_slow_worker),

@@ -87,6 +87,11 @@ impl World {
         {
             return Err("closed a slow client against its configuration".into());
         }
+        if by(|stats| stats.drop_oldest) > 0
+            && listeners.iter().all(|listener| listener.slow_client != SlowClient::DropOldest)
+        {
+            return Err("dropped messages that waited against its configuration".into());
+        }
         if by(|stats| stats.close_slow_worker) > 0 && gate.config.slow_worker != SlowWorker::Close {
             return Err("closed a slow worker's client against its configuration".into());
         }
@@ -254,7 +259,9 @@ impl World {
         let Some(inbox) = client.id.and_then(|id| life.model.inboxes.get(&id)) else {
             return Ok(());
         };
-        let missing = inbox.expected[inbox.cursor..].iter().find(|expected| !expected.maybe);
+        let mut rest = inbox.expected[inbox.cursor..].iter();
+        // The newest message always takes the place of older ones.
+        let missing = rest.find(|expected| !expected.maybe && !expected.replaced);
         if let Some(missing) = missing
             && client.phase == Phase::Open
             && !client.cut
@@ -292,6 +299,11 @@ impl World {
             ));
         }
         self.check_balance(gateway, &total)?;
+        let missed: u64 = life.model.inboxes.values().map(|inbox| inbox.missed).sum();
+        if missed > total.drop_oldest {
+            let counted = total.drop_oldest;
+            return Err(format!("gateway {gateway} lost {missed} waiting messages, not {counted}"));
+        }
         let asked = self.outsides[gateway].asked.len();
         if asked > 0 {
             return Err(format!("gateway {gateway} left {asked} questions unanswered"));
@@ -402,6 +414,7 @@ fn totals(life: &Life) -> Stats {
         total.groups += stats.groups;
         total.timers += stats.timers;
         total.events += stats.events;
+        total.drop_oldest += stats.drop_oldest;
         total.drop_slow_worker += stats.drop_slow_worker;
         total.drop_no_worker += stats.drop_no_worker;
         total.close_slow_worker += stats.close_slow_worker;

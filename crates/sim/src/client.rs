@@ -290,7 +290,9 @@ impl World {
             if expected.token == token {
                 break;
             }
-            if !expected.maybe {
+            if expected.replaced {
+                inbox.missed += 1;
+            } else if !expected.maybe {
                 let due = &expected.token;
                 problem = Some(format!("client {index} ({id}) got {token} where {due} was due"));
                 break;

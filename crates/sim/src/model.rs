@@ -61,6 +61,8 @@ pub(crate) struct Inbox {
     pub(crate) expected: Vec<Expected>,
     /// How many of them came, or were skipped.
     pub(crate) cursor: usize,
+    /// Messages that did not come, and can only have been dropped after they had waited.
+    pub(crate) missed: u64,
     /// Why it ended, if the gateway ended it.
     pub(crate) ended: bool,
 }
@@ -72,6 +74,8 @@ pub(crate) struct Expected {
     pub(crate) token: String,
     /// It may be missing: the gateway counted a drop, or the client was leaving.
     pub(crate) maybe: bool,
+    /// It may have been dropped after it had waited, to make room: the gateway counts each.
+    pub(crate) replaced: bool,
 }
 
 /// Messages that one call must have sent.
@@ -168,6 +172,9 @@ impl Model {
         for (id, at) in sent.noted.iter().filter(|_| dropped > 0) {
             self.inboxes.entry(*id).or_default().expected[*at].maybe = true;
         }
+        if applied.call.after.drop_oldest > applied.call.before.drop_oldest {
+            self.excuse_waiting(shard);
+        }
         for id in &applied.call.gone {
             self.forget(*id);
         }
@@ -175,6 +182,17 @@ impl Model {
             self.check_destroyed(shard, applied)?;
         }
         Ok(())
+    }
+
+    /// Messages that wait may be missing from now on. How many are, is compared with what the gateway counts.
+    fn excuse_waiting(&mut self, shard: usize) {
+        let number_bits = self.number_bits;
+        let here = |id: &u32| (id >> number_bits) as usize == shard;
+        for (_, inbox) in self.inboxes.iter_mut().filter(|(id, _)| here(id)) {
+            for expected in &mut inbox.expected[inbox.cursor..] {
+                expected.replaced |= !expected.maybe;
+            }
+        }
     }
 
     /// A frame was read by `shard`: for which shards is it?
@@ -312,7 +330,7 @@ impl Model {
         let maybe = member.leaving;
         let inbox = self.inboxes.entry(id).or_default();
         sent.noted.push((id, inbox.expected.len()));
-        inbox.expected.push(Expected { token: token.into(), maybe });
+        inbox.expected.push(Expected { token: token.into(), maybe, replaced: false });
     }
 
     fn of_uid(&self, uid: &str) -> Vec<u32> {

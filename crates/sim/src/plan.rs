@@ -181,7 +181,8 @@ fn listener(rng: &mut Rng, protocol: Protocol, port: u16) -> Listener {
     let mut listener = Listener::with_defaults(protocol, port);
     listener.message_bytes_max = MESSAGE_BYTES_MAX;
     listener.send_to_client_bytes_max = *rng.pick(&[40, 400, 100_000]);
-    listener.slow_client = *rng.pick(&[SlowClient::Drop, SlowClient::Close]);
+    listener.slow_client =
+        *rng.pick(&[SlowClient::Drop, SlowClient::DropOldest, SlowClient::Close]);
     listener.handshake_timeout = rng.millis(300, 1500);
     if rng.percent(40) {
         let pings = [Ping::Nothing, Ping::Data(PING.into()), Ping::Websocket];

@@ -132,6 +132,8 @@ pub enum SlowWorker {
 pub enum SlowClient {
     /// The new message is dropped and counted, as PHP does.
     Drop,
+    /// The oldest messages that wait are dropped and counted, until the queue is half empty; the new one takes their place.
+    DropOldest,
     /// The client is closed.
     Close,
 }

@@ -77,6 +77,7 @@ impl Gateway {
         }
         let listener = &self.config.listeners[usize::from(client.door.0)];
         let form = Form::of(listener, raw);
+        let drops_oldest = listener.slow_client == SlowClient::DropOldest;
         if let Codec::Handshake(handshake) = &mut client.codec {
             if handshake.pending.len() < listener.send_to_client_bytes_max {
                 self.stats.deliveries += 1;
@@ -84,11 +85,12 @@ impl Gateway {
             } else {
                 self.stats.drop_before_handshake += 1;
             }
-        } else if has_room(listener, conn, sink) {
+        } else if has_room(listener, conn, sink) || self.make_room(now, conn, sink) {
             self.stats.deliveries += 1;
+            if drops_oldest {
+                sink.begin_message(conn);
+            }
             form.encode(body, sink.buffer(conn));
-        } else {
-            self.handle_slow_client(now, conn, sink);
         }
     }
 
@@ -109,30 +111,45 @@ impl Gateway {
                 continue;
             }
             let listener = &self.config.listeners[usize::from(client.door.0)];
+            let form = Form::of(listener, raw);
+            let drops_oldest = listener.slow_client == SlowClient::DropOldest;
             if matches!(client.codec, Codec::Handshake(_)) {
                 self.deliver(now, conn, body, raw, sink);
-            } else if has_room(listener, conn, sink) {
-                let form = Form::of(listener, raw);
+            } else if has_room(listener, conn, sink) || self.make_room(now, conn, sink) {
                 let encoded = &mut self.encoded.forms[form as usize];
                 if encoded.is_empty() {
                     form.encode(body, encoded);
                 }
                 self.stats.deliveries += 1;
+                if drops_oldest {
+                    sink.begin_message(conn);
+                }
                 sink.write(conn, encoded);
-            } else {
-                self.handle_slow_client(now, conn, sink);
             }
         }
     }
 
-    /// A client's queue is full, so this message does not fit.
-    fn handle_slow_client(&mut self, now: Instant, conn: ConnId, sink: &mut impl Sink) {
-        let Some(client) = self.client(conn) else { return };
-        match self.listener(client.door).slow_client {
-            SlowClient::Drop => self.stats.drop_slow_client += 1,
+    /// A client's queue is full, so that a message does not fit. Whether it does now.
+    fn make_room(&mut self, now: Instant, conn: ConnId, sink: &mut impl Sink) -> bool {
+        let Some(client) = self.client(conn) else { return false };
+        let listener = self.listener(client.door);
+        match listener.slow_client {
+            SlowClient::Drop => {
+                self.stats.drop_slow_client += 1;
+                false
+            }
+            SlowClient::DropOldest => {
+                let limit = listener.send_to_client_bytes_max;
+                // Half of it at once: then moving the rest costs no more than what was sent since the last time.
+                self.stats.drop_oldest += sink.drop_oldest(conn, limit / 2) as u64;
+                let fits = sink.queued(conn) < limit;
+                self.stats.drop_slow_client += u64::from(!fits);
+                fits
+            }
             SlowClient::Close => {
                 self.stats.close_slow_client += 1;
                 self.close_client(now, conn, How::AtOnce, sink);
+                false
             }
         }
     }

@@ -27,6 +27,8 @@ pub struct Stats {
     pub rerouted: u64,
     /// Messages dropped because the client's send queue was full.
     pub drop_slow_client: u64,
+    /// Messages dropped after they had waited in the client's send queue, to make room for newer ones.
+    pub drop_oldest: u64,
     /// Clients closed because their send queue was full.
     pub close_slow_client: u64,
     /// Events dropped because the worker's send queue was full.
@@ -69,6 +71,7 @@ impl Stats {
     /// PHP's `send_fail`: messages that could not be queued.
     pub fn send_fail(&self) -> u64 {
         self.drop_slow_client
+            + self.drop_oldest
             + self.drop_slow_worker
             + self.drop_no_worker
             + self.drop_before_handshake

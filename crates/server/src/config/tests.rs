@@ -230,6 +230,15 @@ fn a_register_and_its_gateway_need_the_same_key() {
 }
 
 #[test]
+fn every_policy_for_slow_clients_has_its_word() {
+    for word in ["drop", "drop_oldest", "close"] {
+        let text =
+            format!("[[gateway.client]]\nlisten = \"127.0.0.1:8282\"\nslow_client = \"{word}\"\n");
+        assert_eq!(findings(&text, &[]), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn limits_and_heartbeats_that_contradict_are_refused() {
     let client = |keys: &str| format!("[[gateway.client]]\nlisten = \"127.0.0.1:8282\"\n{keys}\n");
     check_finding(&client("message_bytes_max = 3"), &["t.toml:3:21", "from 128"]);

@@ -156,6 +156,7 @@ fn listener(client: &Client) -> anyhow::Result<Listener> {
     listener.send_to_client_bytes_max = bytes(*client.send_to_client_buffer_bytes.get_ref());
     listener.slow_client = match client.slow_client {
         config::SlowClient::Drop => wanted::SlowClient::Drop,
+        config::SlowClient::DropOldest => wanted::SlowClient::DropOldest,
         config::SlowClient::Close => wanted::SlowClient::Close,
     };
     if let Some(timeout) = &client.handshake_timeout {

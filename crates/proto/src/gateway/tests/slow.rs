@@ -1,6 +1,8 @@
 //! Peers that do not read: bounded queues, and what happens at the bound.
 
 use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::harness::{Bed, config};
@@ -48,6 +50,55 @@ fn a_slow_client_is_closed_when_so_configured() {
     assert_eq!(bed.heard(quick).len(), 5 * 60);
     assert_eq!(bed.stats(0).close_slow_client, 1);
     assert!(bed.told(&mut worker).contains(&"OnClose 1 ".into()));
+}
+
+#[test]
+fn a_slow_client_gets_the_newest_messages_when_so_configured_and_none_in_part() {
+    let mut config = config();
+    config.listeners[0].send_to_client_bytes_max = 100;
+    config.listeners[0].slow_client = SlowClient::DropOldest;
+    // Written are none of the first message's bytes, some, or all and some of the second's.
+    for written in [0, 5, 12] {
+        let mut bed = Bed::new(config.clone());
+        let worker = bed.worker(0, "w:0");
+        let client = bed.client(0);
+        bed.shell.set_window(client.place, Some(written));
+        for number in 10..70 {
+            let command = if number % 2 == 0 { Command::SendToOne } else { Command::SendToAll };
+            bed.command(&worker, command, 1, "", &alloc::format!("message {number}"));
+            assert!(bed.shell.queued(client.place) < 100 + 11);
+        }
+        bed.shell.set_window(client.place, None);
+        let heard = bed.heard(client);
+        let heard: Vec<&str> = heard.lines().collect();
+        let begun =
+            if written == 12 { vec!["message 10", "message 11"] } else { vec!["message 10"] };
+        let newest = heard.len() - begun.len();
+        assert_eq!(heard[..begun.len()], begun);
+        let expected: Vec<String> =
+            (70 - newest..70).map(|number| alloc::format!("message {number}")).collect();
+        assert_eq!(heard[begun.len()..], expected);
+        assert!(newest >= 4, "half of the queue is kept: {heard:?}");
+        assert_eq!(bed.stats(0).drop_oldest, 60 - heard.len() as u64);
+        assert_eq!(bed.stats(0).send_fail(), 60 - heard.len() as u64);
+    }
+}
+
+#[test]
+fn a_new_message_is_dropped_when_only_one_that_is_being_written_could_make_room() {
+    let mut config = config();
+    config.listeners[0].send_to_client_bytes_max = 100;
+    config.listeners[0].slow_client = SlowClient::DropOldest;
+    let mut bed = Bed::new(config);
+    let worker = bed.worker(0, "w:0");
+    let client = bed.client(0);
+    bed.shell.set_window(client.place, Some(10));
+    for body in [&line(300), "refused"] {
+        bed.command(&worker, Command::SendToOne, 1, "", body);
+    }
+    assert_eq!((bed.stats(0).drop_oldest, bed.stats(0).drop_slow_client), (0, 1));
+    bed.shell.set_window(client.place, None);
+    assert_eq!(bed.heard(client), line(300) + "\n");
 }
 
 #[test]
