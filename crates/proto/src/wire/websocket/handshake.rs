@@ -67,10 +67,11 @@ pub fn decode_request(
     bytes: &[u8],
     request_bytes_max: usize,
 ) -> Result<Option<(usize, Request<'_>)>, HandshakeError> {
-    if !bytes.iter().zip(b"GET ").all(|(byte, expected)| byte == expected) {
+    // Nothing beyond the limit is looked at, so that the verdict does not depend on how much has come.
+    let within_limit = &bytes[..bytes.len().min(request_bytes_max)];
+    if !within_limit.iter().zip(b"GET ").all(|(byte, expected)| byte == expected) {
         return Err(HandshakeError::Method);
     }
-    let within_limit = &bytes[..bytes.len().min(request_bytes_max)];
     let mut headers = Headers::EMPTY;
     let mut request = httparse::Request::new(&mut headers.slots);
     let (request_len, method, target) = match request.parse(within_limit) {
