@@ -21,7 +21,20 @@ struct Set {
     name: &'static str,
     title: &'static str,
     subjects: &'static [Subject],
+    placement: Placement,
     loads: &'static [Load],
+}
+
+/// Where processes run. A message that wakes its receiver on another core costs several times one that stays, so what the
+/// scheduler happens to choose would be most of some figures.
+#[derive(Clone, Copy)]
+enum Placement {
+    /// Where the scheduler puts them; shards are pinned as ever.
+    Free,
+    /// The server on core 0, the generator on core 1, the worker free.
+    GeneratorApart,
+    /// The gateway on core 0, the worker on core 1, the generator free.
+    WorkerApart,
 }
 
 /// One measurement: `tengate-bench` arguments without the address, and the figures of its report that are compared.
@@ -34,7 +47,29 @@ struct Load {
 const ECHO: &[&str] =
     &["messages_per_second", "server_cpu_us_per_message", "latency_us_p50", "latency_us_p99"];
 const FANOUT: &[&str] = &["deliveries_per_second", "server_cpu_us_per_delivery"];
-const HOLD: &[&str] = &["bytes_per_client", "kernel_bytes_per_client"];
+const HOLD: &[&str] = &["bytes_per_client", "kernel_bytes_per_client", "server_busy_share_holding"];
+const LATENCY: &[&str] = &[
+    "messages_per_second",
+    "latency_us_p50",
+    "latency_us_p99",
+    "latency_us_p99_9",
+    "latency_us_max",
+    "server_cpu_us_per_message",
+];
+const STORM: &[&str] = &[
+    "seconds_until_all_are_back",
+    "latency_us_p50",
+    "latency_us_p99",
+    "server_cpu_us_per_handshake",
+];
+const SLOW: &[&str] = &[
+    "deliveries_per_second",
+    "latency_us_p50",
+    "latency_us_p99",
+    "missed",
+    "slow_missed",
+    "resident_bytes_growth",
+];
 const CHURN: &[&str] = &["handshakes_per_second", "server_cpu_us_per_handshake"];
 
 /// Closed loop, 64 bytes, for as long as [`Options`] says.
@@ -48,81 +83,192 @@ macro_rules! echo {
     };
 }
 
-macro_rules! broadcast {
-    ($clients:literal, $rounds:literal) => {
+/// Open loop, 64 bytes, messages due on a schedule.
+macro_rules! open_loop {
+    ($clients:literal, $rate:literal) => {
         Load {
-            name: concat!("broadcast, 64 B, ", $clients, " clients"),
-            arguments: &["fanout", "--clients", $clients, "--bytes", "64", "--rounds", $rounds],
+            name: concat!("open loop, 64 B, ", $clients, " clients, ", $rate, " messages/s"),
+            arguments: &[
+                "echo",
+                "--clients",
+                $clients,
+                "--bytes",
+                "64",
+                "--rate",
+                $rate,
+                "--seconds",
+                "5",
+            ],
+            figures: LATENCY,
+        }
+    };
+}
+
+macro_rules! fanout {
+    ($to:literal, $clients:literal, $rounds:literal) => {
+        Load {
+            name: concat!("to ", $to, ", 64 B, ", $clients, " clients"),
+            arguments: &[
+                "fanout",
+                "--to",
+                $to,
+                "--clients",
+                $clients,
+                "--bytes",
+                "64",
+                "--rounds",
+                $rounds,
+            ],
             figures: FANOUT,
         }
     };
 }
 
-macro_rules! churn {
-    ($close:literal, $figures:expr) => {
+/// From four addresses: connecting gets slow when half the ports of one are taken.
+macro_rules! hold {
+    ($clients:literal) => {
         Load {
-            name: concat!("connect, handshake, ", $close),
-            arguments: &["churn", "--clients", "64", "--close", $close, "--seconds", "4"],
-            figures: $figures,
+            name: concat!("idle clients with a uid each, ", $clients),
+            arguments: &[
+                "hold",
+                "--clients",
+                $clients,
+                "--seconds",
+                "5",
+                "--source",
+                "127.0.0.2-127.0.0.5",
+            ],
+            figures: HOLD,
         }
     };
 }
 
+macro_rules! churn {
+    ($close:literal) => {
+        Load {
+            name: concat!("connect, handshake, ", $close),
+            arguments: &[
+                "churn",
+                "--clients",
+                "64",
+                "--close",
+                $close,
+                "--seconds",
+                "4",
+                "--source",
+                "127.0.0.2-127.0.0.17",
+            ],
+            figures: CHURN,
+        }
+    };
+}
+
+const GROUP_LOAD: Load = Load {
+    name: "to groups of 100, ten at once, 64 B, 1000 clients",
+    arguments: &[
+        "fanout",
+        "--to",
+        "group",
+        "--group-size",
+        "100",
+        "--at-once",
+        "10",
+        "--clients",
+        "1000",
+        "--bytes",
+        "64",
+        "--rounds",
+        "100",
+    ],
+    figures: FANOUT,
+};
+
+const STORM_LOAD: Load = Load {
+    name: "5000 clients cut at once",
+    arguments: &["storm", "--clients", "5000", "--source", "127.0.0.2-127.0.0.5"],
+    figures: STORM,
+};
+
+const SLOW_LOAD: Load = Load {
+    name: "4 KiB broadcasts, 100 a second, 1 % of 200 clients do not read",
+    arguments: &["slow", "--clients", "200", "--rate", "100", "--bytes", "4096", "--seconds", "10"],
+    figures: SLOW,
+};
+
 const SETS: &[Set] = &[
     Set {
         name: "php",
-        title: "Beside GatewayWorker: one gateway process or shard, one worker",
+        title: "Beside GatewayWorker",
         subjects: &[Subject::AllPhp, Subject::TengatePhpWorker, Subject::ONE_SHARD],
+        placement: Placement::WorkerApart,
         loads: &[
             echo!("64"),
             echo!("1000"),
-            broadcast!("1000", "100"),
-            churn!("reset", CHURN),
-            Load {
-                name: "idle clients with a uid each, 15000",
-                arguments: &["hold", "--clients", "15000"],
-                figures: HOLD,
-            },
+            fanout!("all", "1000", "100"),
+            GROUP_LOAD,
+            churn!("reset"),
+            hold!("15000"),
         ],
     },
     Set {
+        name: "latency",
+        title: "Latency of messages that are due on a schedule",
+        subjects: &[Subject::AllPhp, Subject::TengatePhpWorker, Subject::ONE_SHARD],
+        placement: Placement::Free,
+        loads: &[open_loop!("1000", "2000"), open_loop!("1000", "20000")],
+    },
+    Set {
+        name: "trouble",
+        title: "Reconnect storms and slow readers",
+        subjects: &[Subject::AllPhp, Subject::ONE_SHARD],
+        placement: Placement::Free,
+        loads: &[STORM_LOAD, SLOW_LOAD],
+    },
+    Set {
         name: "floor",
-        title: "Beside the floor: a bare echo server and a bare loop of write()",
+        title: "Beside the floor",
         subjects: &[Subject::Floor, Subject::ONE_SHARD],
+        placement: Placement::GeneratorApart,
         loads: &[
             echo!("1"),
             echo!("64"),
             echo!("1000"),
             echo!("10000"),
-            broadcast!("1000", "100"),
-            broadcast!("10000", "50"),
+            fanout!("all", "1000", "100"),
+            fanout!("all", "10000", "50"),
         ],
     },
     Set {
         name: "handshakes",
         title: "Handshakes beside nginx's requests, a connection each",
         subjects: &[Subject::Nginx, Subject::Floor, Subject::ONE_SHARD],
-        loads: &[churn!("reset", CHURN), churn!("clean", CHURN)],
+        placement: Placement::GeneratorApart,
+        loads: &[churn!("reset"), churn!("clean")],
     },
     Set {
         name: "shards",
-        title: "More shards than cores, and shards on cores of their own",
+        title: "Shards, cores and pinning",
         subjects: &[
-            Subject::Tengate { shards: 2, pinned: true },
             Subject::Tengate { shards: 2, pinned: false },
+            Subject::Tengate { shards: 2, pinned: true },
             Subject::Tengate { shards: 8, pinned: false },
         ],
-        loads: &[echo!("64"), echo!("1000"), broadcast!("1000", "100"), churn!("reset", CHURN)],
+        placement: Placement::Free,
+        loads: &[
+            echo!("64"),
+            echo!("1000"),
+            echo!("10000"),
+            fanout!("all", "1000", "100"),
+            churn!("reset"),
+            hold!("1000"),
+        ],
     },
     Set {
         name: "hold",
-        title: "18 000 idle clients with a uid each",
+        title: "Idle clients",
         subjects: &[Subject::ONE_SHARD],
-        loads: &[Load {
-            name: "idle clients, 18000",
-            arguments: &["hold", "--clients", "18000"],
-            figures: HOLD,
-        }],
+        placement: Placement::Free,
+        loads: &[hold!("18000")],
     },
 ];
 
@@ -145,8 +291,8 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         .current_dir(root())
         .status()?;
     ensure!(status.success(), "the release build failed");
-    let folder = target().join("bench");
-    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let folder = folder();
+    fs::create_dir_all(folder.join("latencies")).with_context(|| folder.display().to_string())?;
     for set in &options.sets {
         let reports = measure_set(set, &options)?;
         let table = table::markdown(set, &reports)?;
@@ -194,6 +340,12 @@ impl Options {
     }
 }
 
+impl Load {
+    fn is_open_loop(&self) -> bool {
+        self.arguments[0] == "echo" && self.arguments.contains(&"--rate")
+    }
+}
+
 impl Set {
     fn needs_php(&self) -> bool {
         self.subjects.iter().any(|subject| subject.needs_php())
@@ -205,22 +357,50 @@ type Reports = Vec<Vec<Vec<Value>>>;
 
 fn measure_set(set: &Set, options: &Options) -> Result<Reports> {
     let mut reports = vec![vec![Vec::new(); set.subjects.len()]; set.loads.len()];
-    for (load, of_load) in set.loads.iter().zip(&mut reports) {
+    for (number, (load, of_load)) in set.loads.iter().zip(&mut reports).enumerate() {
+        let mut curves = Vec::new();
         for round in 1..=options.rounds {
             say(&format!("{}: {}, round {round} of {}", set.name, load.name, options.rounds));
-            for (subject, of_subject) in set.subjects.iter().zip(of_load.iter_mut()) {
-                let running = subject.start(options.peers.as_deref())?;
-                of_subject.push(measure(&running, load)?);
+            for (index, subject) in set.subjects.iter().enumerate() {
+                let running = subject.start(options.peers.as_deref(), set.placement)?;
+                let kept = format!("latencies/{}-{number}-{index}-{round}.json", set.name);
+                let keep = load.is_open_loop().then(|| folder().join(kept));
+                of_load[index].push(measure(&running, set.placement, load, keep.as_deref())?);
+                curves.extend(keep.map(|path| format!("{}={}", running.name, path.display())));
             }
+        }
+        if !curves.is_empty() {
+            plot(load, &curves, &folder().join(format!("{}-{number}.svg", set.name)))?;
         }
     }
     Ok(reports)
 }
 
-fn measure(running: &Running, load: &Load) -> Result<Value> {
+/// The latencies of all rounds, a curve for each subject.
+fn plot(load: &Load, curves: &[String], path: &Path) -> Result<()> {
     let mut command = Command::new(binary("tengate-bench"));
+    command.args(["plot", "--title", load.name, "--svg"]).arg(path).args(curves);
+    ensure!(command.status()?.success(), "no plot of {}", load.name);
+    Ok(())
+}
+
+fn measure(
+    running: &Running,
+    placement: Placement,
+    load: &Load,
+    keep: Option<&Path>,
+) -> Result<Value> {
+    let mut command = match placement {
+        Placement::GeneratorApart => subject::on_core(1, &binary("tengate-bench")),
+        Placement::Free | Placement::WorkerApart => Command::new(binary("tengate-bench")),
+    };
     let (mode, options) = load.arguments.split_first().context("a load has a mode")?;
-    command.arg(mode).arg(&running.url).args(options).arg("--json");
+    if let Some(path) = keep {
+        command.arg(mode).arg("--keep").arg(path);
+    } else {
+        command.arg(mode);
+    }
+    command.arg(&running.url).args(options).arg("--json");
     for pid in &running.server_pids {
         command.args(["--pid", &pid.to_string()]);
     }
@@ -231,6 +411,11 @@ fn measure(running: &Running, load: &Load) -> Result<Value> {
         load.figures.iter().map(|figure| format!("{figure} {}", report[*figure])).collect();
     say(&format!("  {}: {}", running.name, figures.join(", ")));
     Ok(report)
+}
+
+/// Where everything that a run leaves is.
+fn folder() -> PathBuf {
+    target().join("bench")
 }
 
 fn target() -> PathBuf {

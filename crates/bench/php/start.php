@@ -44,7 +44,7 @@ if (!$register) {
     $gateway->registerAddress = $register;
 }
 $worker = new BusinessWorker();
-$worker->name = 'BenchWorker';
+$worker->name = "BenchWorker-$port";
 $worker->count = 1;
 $worker->registerAddress = $register;
 $worker->eventHandler = 'Events';

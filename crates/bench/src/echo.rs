@@ -37,6 +37,9 @@ pub(crate) struct Options {
     /// Draw the latencies, from the median to the slowest, into this file.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    /// Keep the latencies in this file, for `tengate-bench plot`.
+    #[arg(long, value_name = "FILE")]
+    keep: Option<PathBuf>,
 }
 
 /// What came of it.
@@ -125,6 +128,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(path) = &options.svg {
         let curves = [("echo", &paced.latencies), ("generator late by", &paced.lag)];
         plot::write(path, words.title(), &curves)?;
+    }
+    if let Some(path) = &options.keep {
+        plot::keep(path, &paced.latencies)?;
     }
     report::print(&load.style, &words, &result)
 }

@@ -60,6 +60,8 @@ enum Mode {
     Storm(storm::Options),
     /// A few clients stop reading while broadcasts go on: what the others notice, and what becomes of the few.
     Slow(slow::Options),
+    /// Draws the latencies of several runs, kept with --keep, into one picture.
+    Plot(plot::Options),
     /// A bare websocket echo and broadcast server, for what the kernel alone charges.
     Floor(floor::Options),
     /// The business code the other modes expect of a gateway's worker.
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
         Mode::Churn(options) => churn::run(&options),
         Mode::Storm(options) => storm::run(&options),
         Mode::Slow(options) => slow::run(&options),
+        Mode::Plot(options) => plot::run(&options),
         Mode::Floor(options) => floor::run(&options),
         Mode::Worker(options) => worker::run(options),
     };

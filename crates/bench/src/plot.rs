@@ -2,11 +2,48 @@
 
 use core::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use crate::latency::{Latencies, float};
+
+/// Curves to draw together.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// A name and a file that `--keep` wrote; the files of one name are one curve.
+    #[arg(required = true, value_name = "NAME=FILE")]
+    curves: Vec<String>,
+    /// What the picture is headed.
+    #[arg(long, default_value = "Latency")]
+    title: String,
+    /// Where the picture goes.
+    #[arg(long, value_name = "FILE")]
+    svg: PathBuf,
+}
+
+/// Draws the latencies of several runs into one picture.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut curves: Vec<(&str, Latencies)> = Vec::new();
+    for curve in &options.curves {
+        let (name, path) = curve.split_once('=').context("a curve is NAME=FILE")?;
+        let text = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
+        let latencies: Latencies = serde_json::from_str(&text)
+            .with_context(|| format!("{path} was not written by --keep"))?;
+        match curves.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known += latencies,
+            None => curves.push((name, latencies)),
+        }
+    }
+    let curves: Vec<_> = curves.iter().map(|(name, latencies)| (*name, latencies)).collect();
+    write(&options.svg, &options.title, &curves)
+}
+
+/// Writes latencies for [`run`].
+pub(crate) fn keep(path: &Path, latencies: &Latencies) -> Result<()> {
+    let text = serde_json::to_string(latencies)?;
+    fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
 
 /// Writes a picture of these curves, each with its name; those of nothing are left out.
 pub(crate) fn write(path: &Path, title: &str, curves: &[(&str, &Latencies)]) -> Result<()> {

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{binary, target};
+use super::{Placement, binary, folder};
 use crate::root;
 
 /// A server that loads are put on.
@@ -59,7 +59,7 @@ impl Subject {
         matches!(self, Self::AllPhp | Self::TengatePhpWorker)
     }
 
-    pub(super) fn start(self, peers: Option<&Path>) -> Result<Running> {
+    pub(super) fn start(self, peers: Option<&Path>, placement: Placement) -> Result<Running> {
         let port = free_run(3)?;
         let scheme = if matches!(self, Self::Nginx) { "http" } else { "ws" };
         let mut running = Running {
@@ -74,20 +74,35 @@ impl Subject {
                 let title = format!("BenchGateway websocket://127.0.0.1:{port}");
                 wait_for("PHP's gateway", || Ok(!processes(&title)?.is_empty()))?;
                 running.server_pids = processes(&title)?;
+                if matches!(placement, Placement::WorkerApart) {
+                    running.server_pids.iter().try_for_each(|pid| move_to(0, *pid))?;
+                    let workers = processes(&format!("BenchWorker-{port}"))?;
+                    workers.iter().try_for_each(|pid| move_to(1, *pid))?;
+                }
             }
             Self::TengatePhpWorker => {
                 let register = running.start_tengate(port, 1, true)?;
                 let mut worker = php(peers)?;
                 running.start(worker.env("REGISTER", register).env("PORT", port.to_string()))?;
+                if matches!(placement, Placement::WorkerApart) {
+                    let title = format!("BenchWorker-{port}");
+                    wait_for("PHP's worker", || Ok(!processes(&title)?.is_empty()))?;
+                    processes(&title)?.iter().try_for_each(|pid| move_to(1, *pid))?;
+                }
             }
             Self::Tengate { shards, pinned } => {
                 let register = running.start_tengate(port, shards, pinned)?;
-                let mut worker = Command::new(binary("tengate-bench"));
+                let mut worker = match placement {
+                    Placement::WorkerApart => on_core(1, &binary("tengate-bench")),
+                    Placement::Free | Placement::GeneratorApart => {
+                        Command::new(binary("tengate-bench"))
+                    }
+                };
                 running.start(worker.args(["worker", "--register", &register]))?;
             }
             Self::Floor => {
                 let listen = format!("127.0.0.1:{port}");
-                let mut floor = Command::new(binary("tengate-bench"));
+                let mut floor = on_core(0, &binary("tengate-bench"));
                 let pid = running.start(floor.args(["floor", "--listen", &listen]))?;
                 running.server_pids = vec![pid];
             }
@@ -119,7 +134,7 @@ impl Running {
     fn start_tengate(&mut self, port: u16, shards: u16, pinned: bool) -> Result<String> {
         let [client, register, inner] =
             [port, port + 1, port + 2].map(|port| format!("127.0.0.1:{port}"));
-        let config = target().join("bench").join(format!("gateway-{port}.toml"));
+        let config = folder().join(format!("gateway-{port}.toml"));
         fs::write(&config, format!("[gateway]\npin_cores = {pinned}\n"))?;
         self.start(Command::new(binary("tengate")).args(["register", "--listen", &register]))?;
         let pid = self.start(
@@ -135,7 +150,7 @@ impl Running {
     }
 
     fn start_nginx(&mut self, port: u16) -> Result<()> {
-        let folder = target().join("bench").join(format!("nginx-{port}"));
+        let folder = folder().join(format!("nginx-{port}"));
         fs::create_dir_all(&folder)?;
         let config = folder.join("nginx.conf");
         fs::write(&config, nginx_config(port))?;
@@ -152,7 +167,7 @@ impl Running {
             .context("nginx cannot be started; is the package nginx-light installed?")?;
         wait_for("nginx's worker process", || Ok(!children_of(master)?.is_empty()))?;
         self.server_pids = children_of(master)?;
-        Ok(())
+        self.server_pids.iter().try_for_each(|pid| move_to(0, *pid))
     }
 }
 
@@ -197,6 +212,22 @@ fn php(peers: Option<&Path>) -> Result<Command> {
         .arg("start")
         .env("TENGATE_PHP_PEERS", peers);
     Ok(command)
+}
+
+/// A program that stays on one core.
+pub(super) fn on_core(core: u16, program: &Path) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", &core.to_string()]).arg(program);
+    command
+}
+
+/// Has a running process stay on one core.
+fn move_to(core: u16, pid: u32) -> Result<()> {
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", "--pid", &core.to_string(), &pid.to_string()]);
+    let moved = command.stdout(Stdio::null()).status().context("taskset cannot be started")?;
+    ensure!(moved.success(), "process {pid} cannot be moved to core {core}");
+    Ok(())
 }
 
 /// Asks again until it is so.
