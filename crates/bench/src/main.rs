@@ -17,6 +17,7 @@ mod fanout;
 mod churn;
 mod storm;
 mod slow;
+mod rings;
 mod floor;
 mod worker;
 
@@ -60,6 +61,8 @@ enum Mode {
     Storm(storm::Options),
     /// A few clients stop reading while broadcasts go on: what the others notice, and what becomes of the few.
     Slow(slow::Options),
+    /// Items through rings between two threads, padded and not, pinned and not.
+    Rings(rings::Options),
     /// Draws the latencies of several runs, kept with --keep, into one picture.
     Plot(plot::Options),
     /// A bare websocket echo and broadcast server, for what the kernel alone charges.
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Mode::Churn(options) => churn::run(&options),
         Mode::Storm(options) => storm::run(&options),
         Mode::Slow(options) => slow::run(&options),
+        Mode::Rings(options) => rings::run(&options),
         Mode::Plot(options) => plot::run(&options),
         Mode::Floor(options) => floor::run(&options),
         Mode::Worker(options) => worker::run(options),
