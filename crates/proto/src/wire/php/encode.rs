@@ -182,14 +182,4 @@ const PLAIN_DIGITS_MAX: usize = 17;
 /// Place of the first digit after the point up to which a number is printed without an exponent.
 const PLAIN_ZEROS_MAX: i32 = 4;
 
-/// Lets `core::fmt` append to bytes.
-pub(super) struct Appender<'a>(pub(super) &'a mut Vec<u8>);
-
-impl core::fmt::Write for Appender<'_> {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        self.0.extend_from_slice(text.as_bytes());
-        Ok(())
-    }
-}
-
 const _: () = assert!(PLAIN_DIGITS_MAX == "0000000000000000".len() + 1);

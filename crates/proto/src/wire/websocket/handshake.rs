@@ -7,6 +7,8 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::fmt::Write as _;
 
+use sha1::{Digest as _, Sha1};
+
 /// The limit on a request that most HTTP servers have, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 8192;
 
@@ -150,10 +152,11 @@ pub fn encode_unavailable(out: &mut Vec<u8>) {
 
 /// What a server answers to a key (RFC 6455 section 4.2.2): base64 of the SHA-1 of the key and a fixed text.
 pub fn accept_key(key: &[u8]) -> [u8; 28] {
-    let mut sha1 = sha1_smol::Sha1::new();
-    sha1.update(key);
-    sha1.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
-    base64(&sha1.digest().bytes())
+    let digest = Sha1::new()
+        .chain_update(key)
+        .chain_update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11")
+        .finalize();
+    base64(&digest)
 }
 
 /// A client's key: base64 of 16 random bytes.
