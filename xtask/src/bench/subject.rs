@@ -134,7 +134,7 @@ impl Running {
     fn start_tengate(&mut self, port: u16, shards: u16, pinned: bool) -> Result<String> {
         let [client, register, inner] =
             [port, port + 1, port + 2].map(|port| format!("127.0.0.1:{port}"));
-        let config = folder().join(format!("gateway-{port}.toml"));
+        let config = folder().join(if pinned { "pinned.toml" } else { "free.toml" });
         fs::write(&config, format!("[gateway]\npin_cores = {pinned}\n"))?;
         self.start(Command::new(binary("tengate")).args(["register", "--listen", &register]))?;
         let pid = self.start(

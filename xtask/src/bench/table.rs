@@ -23,7 +23,9 @@ pub(super) fn markdown(set: &Set, reports: &Reports) -> Result<String> {
                 let spread = Spread::of(of_subject, figure);
                 write!(table, " {} |", spread.map_or_else(|| "–".to_owned(), Spread::show))?;
                 if index > 0 {
-                    let ratio = spread.zip(base).map(|(this, base)| this.median / base.median);
+                    let ratio = spread
+                        .zip(base.filter(|base| base.median != 0.0))
+                        .map(|(this, base)| this.median / base.median);
                     write!(
                         table,
                         " {} |",
@@ -110,6 +112,13 @@ fn words(figure: &str) -> &str {
         "server_cpu_us_per_handshake" => "server µs/handshake",
         "bytes_per_client" => "bytes/client",
         "kernel_bytes_per_client" => "kernel bytes/client, both ends",
+        "server_busy_share_holding" => "server's share of a core, idle",
+        "latency_us_p99_9" => "p99.9 latency, µs",
+        "latency_us_max" => "greatest latency, µs",
+        "seconds_until_all_are_back" => "seconds until all are back",
+        "missed" => "messages missed by good readers",
+        "slow_missed" => "messages missed by slow readers",
+        "resident_bytes_growth" => "growth of the server, bytes",
         other => other,
     }
 }
