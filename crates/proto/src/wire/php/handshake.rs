@@ -39,7 +39,8 @@ pub fn on_websocket_connect_body<'a, H>(
     write::string(b"get", out);
     serialize(&Value::Array(variables_of(&query)), out);
     write::string(b"server", out);
-    write::array_open(FIXED_COUNT + header_variables(&headers).count(), out);
+    let variables = header_variables(&headers);
+    write::array_open(FIXED_COUNT + variables.len(), out);
     entry(b"QUERY_STRING", &query, out);
     entry(b"REQUEST_METHOD", request.method, out);
     entry(b"REQUEST_URI", request.target, out);
@@ -52,7 +53,7 @@ pub fn on_websocket_connect_body<'a, H>(
     write::string(b"SERVER_PORT", out);
     write::int(server_port.into(), out);
     let mut variable = PREFIX.to_vec();
-    for (name, value) in header_variables(&headers) {
+    for (name, value) in variables {
         variable.truncate(PREFIX.len());
         variable.extend(variable_name(name));
         entry(&variable, value, out);
@@ -84,15 +85,18 @@ fn joined<'a>(headers: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec<Header
 
 /// The headers that become `HTTP_` variables, in order: each name as it came, and its value. Of headers whose names make
 /// one variable, the first has the place and the last the value.
-fn header_variables<'a>(headers: &'a [Header<'_>]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
-    headers.iter().enumerate().filter_map(|(place, (name, _))| {
-        let is_same = |(other, _): &&Header<'_>| is_same_variable(other, name);
-        if headers[..place].iter().any(|header| is_same(&header)) {
-            return None;
+fn header_variables<'a>(headers: &'a [Header<'_>]) -> Vec<(&'a [u8], &'a [u8])> {
+    let mut variables: Vec<(&[u8], &[u8])> = Vec::with_capacity(headers.len());
+    // Names that are the same but for their case have been joined, so only this makes two alike.
+    let may_be_alike = headers.iter().any(|(name, _)| name.contains(&b'_'));
+    for (name, value) in headers {
+        let mut known = variables.iter_mut().filter(|_| may_be_alike);
+        match known.find(|(known, _)| is_same_variable(known, name)) {
+            Some((_, known)) => *known = value,
+            None => variables.push((name, value)),
         }
-        let (_, value) = headers[place..].iter().rfind(is_same)?;
-        Some((*name, &**value))
-    })
+    }
+    variables
 }
 
 /// Whether two header names make one variable.
