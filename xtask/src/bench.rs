@@ -254,14 +254,7 @@ const SETS: &[Set] = &[
             Subject::Tengate { shards: 8, pinned: false },
         ],
         placement: Placement::Free,
-        loads: &[
-            echo!("64"),
-            echo!("1000"),
-            echo!("10000"),
-            fanout!("all", "1000", "100"),
-            churn!("reset"),
-            hold!("1000"),
-        ],
+        loads: &[echo!("64"), echo!("1000"), fanout!("all", "1000", "100"), churn!("reset")],
     },
     Set {
         name: "hold",

@@ -187,7 +187,7 @@ pub fn run<A: Host>(
         }
         nets.push(Net::new(ShardId(shard), epoll, mesh, config.connections_max, clock.now()));
     }
-    let is_crowded = usize::from(config.shard_count) > allowed_cores()?.len();
+    let is_crowded = usize::from(config.shard_count) >= allowed_cores()?.len();
     let make_app = Arc::new(make_app);
     let (exit_sender, exits) = mpsc::channel();
     let handles: Vec<_> =

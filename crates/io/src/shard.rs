@@ -37,7 +37,7 @@ pub(crate) struct Shard<A: Host> {
     pub(crate) listeners: Vec<OpenListener>,
     /// By shard number, to hand sockets over.
     pub(crate) mailboxes: Arc<[Arc<Mailbox<A::Command>>]>,
-    /// Whether there are more shards than cores.
+    /// Whether the shards leave no core to others.
     pub(crate) is_crowded: bool,
     read_buffer: Vec<u8>,
     /// Swapped with [`Net::ready`] and [`Net::signals`], so that neither is allocated anew.
