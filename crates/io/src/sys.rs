@@ -164,7 +164,7 @@ pub(crate) fn write(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
-/// One recv, without glibc, as [`write`].
+/// One recv, without glibc, as [`write()`].
 ///
 /// # Safety
 /// `to` must be writable for `len` bytes. The kernel writes as many as this returns.
