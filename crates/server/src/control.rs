@@ -20,7 +20,7 @@ use crate::admin::{self, Answers, Connections, Process, Question, RegisterLink, 
 use crate::cli::{self, Reader};
 use crate::config::{self, Config, secret_of};
 use crate::log::Level;
-use crate::roles::{self, Exits, Role, Service};
+use crate::roles::{self, DemoWorker, Exits, Role, Service};
 use crate::shard::Command;
 use crate::{Failure, complain};
 
@@ -149,7 +149,11 @@ impl Control {
 }
 
 /// Runs until a signal asks for the end, or a shard fails.
-pub(crate) async fn run(mut control: Control, mut exits: Exits) -> Result<(), Failure> {
+pub(crate) async fn run(
+    mut control: Control,
+    demo: Option<DemoWorker>,
+    mut exits: Exits,
+) -> Result<(), Failure> {
     let mut stop = Stop::listen()?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let registers = control.announce()?;
@@ -168,7 +172,7 @@ pub(crate) async fn run(mut control: Control, mut exits: Exits) -> Result<(), Fa
     }
     let since = Instant::now();
     tokio::select! {
-        () = shut_down(&control, registers, &mut exits) => {
+        () = shut_down(&control, registers, demo, &mut exits) => {
             info!("stopped");
             Ok(())
         }
@@ -188,7 +192,12 @@ async fn insist(stop: &mut Stop, since: Instant) {
 
 /// A graceful stop: no worker is sent here any more, clients get what is queued for them, then workers hear of their
 /// going, then everything is closed.
-async fn shut_down(control: &Control, registers: JoinSet<()>, exits: &mut Exits) {
+async fn shut_down(
+    control: &Control,
+    registers: JoinSet<()>,
+    demo: Option<DemoWorker>,
+    exits: &mut Exits,
+) {
     drop(registers);
     let had_clients = control.shared.client_count().await > 0;
     control.tell_all(|| Command::CloseClients);
@@ -199,6 +208,9 @@ async fn shut_down(control: &Control, registers: JoinSet<()>, exits: &mut Exits)
     if had_clients {
         // Workers are busy with the last events and may want to ask the gateway about them.
         tokio::time::sleep(LAST_WORDS).await;
+    }
+    if let Some(demo) = demo {
+        demo.stop();
     }
     control.tell_all(|| Command::CloseLinks);
     for handle in control.shared.services.iter().flat_map(|service| &service.handles) {

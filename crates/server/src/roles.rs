@@ -20,6 +20,7 @@ use crate::log::Level;
 use crate::shard::Command;
 
 pub(crate) use gateway::{announced, settings as gateway_settings};
+pub(crate) use start::DemoWorker;
 
 /// What this process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,10 +79,11 @@ pub(crate) fn run(role: Role, config: Config, reader: Reader, level: Level) -> R
         }
         drop(sender);
         let control = Control::new(role, config, reader, level, services)?;
-        if role == Role::Start {
-            start::extras(control.config()).await?;
-        }
-        control::run(control, exits).await
+        let demo = match role {
+            Role::Start => start::extras(control.config()).await?,
+            Role::Register | Role::Gateway => None,
+        };
+        control::run(control, demo, exits).await
     })
 }
 

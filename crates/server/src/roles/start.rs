@@ -1,17 +1,35 @@
 //! What `tengate start` adds to a register and a gateway: the demo worker, its page, and words about them.
 
 use core::net::SocketAddr;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tracing::error;
 
 use crate::config::{Config, Protocol, secret_of};
 use crate::{complain, demo, page};
 
-/// Starts the demo worker on a thread of its own and the page on this one, and says what runs where.
-pub(super) async fn extras(config: &Config) -> anyhow::Result<()> {
+/// The demo worker, on a thread of its own.
+#[derive(Debug)]
+pub(crate) struct DemoWorker {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl DemoWorker {
+    /// Ends it, whatever it is doing: its clients are gone.
+    pub(crate) fn stop(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            error!("the demo worker has panicked");
+        }
+    }
+}
+
+/// Starts the demo worker, if there is to be one, and the page on this thread, and says what runs where.
+pub(super) async fn extras(config: &Config) -> anyhow::Result<Option<DemoWorker>> {
     let address = config.demo.page_listen.get_ref().0;
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address} for the demo page; set page_listen in [demo] to another address")
@@ -22,11 +40,9 @@ pub(super) async fn extras(config: &Config) -> anyhow::Result<()> {
             error!(%error, "the demo page has ended");
         }
     });
-    if config.demo.worker {
-        start_worker(config)?;
-    }
+    let worker = if config.demo.worker { Some(start_worker(config)?) } else { None };
     complain(&console(config, websocket));
-    Ok(())
+    Ok(worker)
 }
 
 /// The first websocket listener.
@@ -36,7 +52,7 @@ fn websocket(config: &Config) -> Option<SocketAddr> {
     websockets.find_map(|client| client.listen.as_ref().map(|listen| listen.get_ref().0))
 }
 
-fn start_worker(config: &Config) -> anyhow::Result<()> {
+fn start_worker(config: &Config) -> anyhow::Result<DemoWorker> {
     let gateway = &config.gateway;
     let register = gateway
         .register_address
@@ -47,20 +63,25 @@ fn start_worker(config: &Config) -> anyhow::Result<()> {
     let register = register.to_string();
     let key = secret_of(gateway.secret_key.as_ref(), gateway.secret_key_file.as_ref())?;
     let key = key.map_or_else(String::new, |key| key.0);
+    let (stop, stopped) = oneshot::channel();
     let run = move || {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => return error!(%error, "the demo worker cannot start"),
         };
-        if let Err(error) = runtime.block_on(demo::chat::run(&register, &key)) {
-            error!(%error, "the demo worker has ended");
-        }
+        runtime.block_on(async {
+            tokio::select! {
+                // The sender is never used, only dropped.
+                _ = stopped => {}
+                Err(error) = demo::chat::run(&register, &key) => error!(%error, "the demo worker has ended"),
+            }
+        });
     };
-    thread::Builder::new()
+    let thread = thread::Builder::new()
         .name("demo-worker".to_owned())
         .spawn(run)
         .context("cannot start the demo worker")?;
-    Ok(())
+    Ok(DemoWorker { stop, thread })
 }
 
 /// What a person sees first.
