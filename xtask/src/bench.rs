@@ -5,6 +5,7 @@
 
 mod subject;
 mod table;
+mod tables;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -278,6 +279,9 @@ struct Options {
 /// # Errors
 /// No peers, or a cluster or a load that fails.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
+    if let ["tables", rest @ ..] = arguments {
+        return tables::run(rest);
+    }
     let options = Options::parse(arguments)?;
     let status = Command::new("cargo")
         .args(["build", "--release", "--locked", "--bin", "tengate", "--bin", "tengate-bench"])

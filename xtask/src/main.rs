@@ -4,7 +4,6 @@ mod bench;
 mod ci;
 mod golden;
 mod instructions;
-mod tables;
 mod tidy;
 
 use std::process::ExitCode;
@@ -16,8 +15,9 @@ cargo xtask <task>
 
   ci [--install]        everything CI runs; --install first installs the Debian packages the tests need
   bench [SET...] [--peers DIR] [--rounds N]
-                        the same loads on several servers, in turn; sets: php, floor, handshakes, shards, hold; php
-                        needs DIR, a folder with checkouts of GatewayWorker, workerman and coroutine
+                        the same loads on several servers, in turn; sets: php, latency, trouble, floor, handshakes,
+                        shards, hold. The first three need DIR, a folder with checkouts of GatewayWorker, workerman
+                        and coroutine
   bench tables [--rounds N]
                         tables of uids at ten million keys, beside hashbrown's and DPDK's
   instructions [--accept]
@@ -31,7 +31,6 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done: Result<()> = match arguments.split_first() {
         Some((&"ci", rest)) => ci::run(rest),
-        Some((&"bench", ["tables", rest @ ..])) => tables::run(rest),
         Some((&"bench", rest)) => bench::run(rest),
         Some((&"instructions", rest)) => instructions::run(rest),
         Some((&"tidy", [])) => tidy::run(),

@@ -41,7 +41,7 @@ pub struct ShardStats {
     pub turns: u64,
     /// Turns that began with a sleep.
     pub sleeps: u64,
-    /// Time spent not sleeping. Its share of `wall` is how busy the shard is.
+    /// Time spent in turns, not asleep and not yielding. Its share of `wall` is how busy the shard is.
     pub busy: Duration,
     /// Time since the shard's start.
     pub wall: Duration,

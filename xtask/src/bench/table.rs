@@ -18,9 +18,9 @@ pub(super) fn markdown(set: &Set, reports: &Reports) -> Result<String> {
     for (load, of_load) in set.loads.iter().zip(reports) {
         for figure in load.figures {
             write!(table, "| {} | {} |", load.name, words(figure))?;
-            let base = of_load.first().and_then(|reports| Spread::of(reports, figure));
+            let base = of_load.first().and_then(|reports| Spread::of_figure(reports, figure));
             for (index, of_subject) in of_load.iter().enumerate() {
-                let spread = Spread::of(of_subject, figure);
+                let spread = Spread::of_figure(of_subject, figure);
                 write!(table, " {} |", spread.map_or_else(|| "–".to_owned(), Spread::show))?;
                 if index > 0 {
                     let ratio = spread
@@ -56,24 +56,29 @@ pub(super) fn json(set: &Set, reports: &Reports) -> Result<String> {
     Ok(serde_json::to_string_pretty(&json!({ "set": set.name, "loads": loads }))?)
 }
 
+/// A median and what it lies between.
 #[derive(Clone, Copy)]
-struct Spread {
+pub(super) struct Spread {
     least: f64,
     median: f64,
     greatest: f64,
 }
 
 impl Spread {
-    /// `None` when no report has the figure.
-    fn of(reports: &[Value], figure: &str) -> Option<Self> {
-        let mut values: Vec<f64> =
-            reports.iter().filter_map(|report| report[figure].as_f64()).collect();
+    /// `None` of nothing.
+    pub(super) fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let (least, greatest) = (*values.first()?, *values.last()?);
         Some(Self { least, median: values[values.len() / 2], greatest })
     }
 
-    fn show(self) -> String {
+    /// `None` when no report has the figure.
+    fn of_figure(reports: &[Value], figure: &str) -> Option<Self> {
+        Self::of(reports.iter().filter_map(|report| report[figure].as_f64()))
+    }
+
+    pub(super) fn show(self) -> String {
         let [least, median, greatest] =
             [self.least, self.median, self.greatest].map(|value| number(value, self.median));
         format!("**{median}** [{least}…{greatest}]")

@@ -214,8 +214,9 @@ impl Groups {
     /// Members of a group, oldest first.
     pub(super) fn members(&self, group: &[u8]) -> impl Iterator<Item = u32> {
         let first = self.names.find(group).map_or(NONE, |index| self.names.value(index).ends.first);
-        list(first, |index| self.memberships[index as usize].next_in_group)
-            .map(|index| self.memberships[index as usize].client)
+        let member = |index: u32| self.memberships.get(index as usize);
+        core::iter::successors(member(first), move |found| member(found.next_in_group))
+            .map(|found| found.client)
     }
 
     /// How many members a group has.

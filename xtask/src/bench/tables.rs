@@ -3,11 +3,13 @@
 
 use core::fmt::Write as _;
 use core::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::table::Spread;
+use super::target;
 use crate::{root, say};
 
 /// What is compared: its name, the program that runs it and that program's name for it.
@@ -47,15 +49,13 @@ const SOURCE: &str = "crates/proto/examples/tables/rte_hash.c";
 ///
 /// # Errors
 /// A program that does not build or fails.
-pub(crate) fn run(arguments: &[&str]) -> Result<()> {
+pub(super) fn run(arguments: &[&str]) -> Result<()> {
     let rounds: u32 = match arguments {
         [] => 3,
         ["--rounds", rounds] => rounds.parse::<NonZeroU32>()?.get(),
         _ => bail!("bench tables takes --rounds N and nothing else"),
     };
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let programs = target.join("release/examples");
+    let programs = target().join("release/examples");
     build(Command::new("cargo").current_dir(root()).args([
         "build",
         "--release",
@@ -137,12 +137,8 @@ fn print(candidates: &[&Candidate], reports: &[Vec<Vec<f64>>]) -> Result<()> {
     for (index, (_, title)) in FIGURES.iter().enumerate() {
         write!(table, "\n| {title} |")?;
         for rounds in reports {
-            let mut values: Vec<f64> = rounds.iter().map(|figures| figures[index]).collect();
-            values.sort_by(f64::total_cmp);
-            let [least, median, greatest] =
-                [0, values.len() / 2, values.len() - 1].map(|at| values[at]);
-            let digits = usize::from(median < 100.0);
-            write!(table, " **{median:.digits$}** [{least:.digits$}…{greatest:.digits$}] |")?;
+            let spread = Spread::of(rounds.iter().map(|figures| figures[index]));
+            write!(table, " {} |", spread.context("there is a round at least")?.show())?;
         }
     }
     println!("{table}");
