@@ -17,8 +17,6 @@ mod inbound;
 mod link;
 mod members;
 mod mesh;
-mod names;
-mod query;
 mod route;
 mod stats;
 mod workers;

@@ -8,6 +8,8 @@ extern crate alloc;
 
 pub mod wire;
 pub mod secret;
+mod query;
+mod names;
 pub mod gateway;
 pub mod worker;
 pub mod register;

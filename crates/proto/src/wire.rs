@@ -4,6 +4,7 @@ pub mod header;
 pub mod client_id;
 pub mod php;
 pub mod ext;
+pub mod extension;
 pub mod register;
 mod json;
 pub mod websocket;

@@ -258,7 +258,7 @@ impl<'a> Body<'a> {
 /// Appends the frame that opens a link as a worker. `worker_key` is `name:id`.
 pub fn encode_worker_connect(worker_key: &str, secret_key: &SecretKey, out: &mut Vec<u8>) {
     let mut body = Vec::new();
-    WorkerConnect { worker_key: worker_key.into(), secret_key: secret_key.show() }
+    WorkerConnect { worker_key: worker_key.into(), secret_key: secret_key.show(), tengate: None }
         .encode(&mut body);
     Call::new(Command::WorkerConnect).body(Body::Plain(&body)).encode(out);
 }

@@ -9,7 +9,7 @@
 extern crate alloc;
 
 #[expect(dead_code, reason = "the gateway also lists names and counts them")]
-#[path = "../../src/gateway/names.rs"]
+#[path = "../../src/names.rs"]
 mod names;
 
 use core::error::Error;

@@ -9,7 +9,7 @@ use tengate_base::{ConnId, How, Instant, Sink};
 
 use super::Gateway;
 use super::deliver::client_body;
-use super::query::Partial;
+use crate::query::Partial;
 use crate::wire::ext::{self, Condition, ExtError, Field, Name, Select, SendToAll, SendToGroup};
 use crate::wire::header::{Command, InnerFrame};
 use crate::wire::php::{self, Value, write};

@@ -12,8 +12,8 @@ use tengate_base::{Closed, ConnId, How, Instant, Opened, ShardId, Sink};
 
 use super::config::SlowWorker;
 use super::mesh::{LinkId, Mesh};
-use super::query::{Partial, Pending};
 use super::{Gateway, Slot, route};
+use crate::query::{Partial, Pending};
 use crate::wire::ext::{GatewayClientConnect, WorkerConnect};
 use crate::wire::header::{Command, FLAG_SCALAR, Header, InnerFrame};
 
@@ -26,7 +26,7 @@ pub(super) struct Link {
     /// Set once a worker identified itself: `remote ip:name:id`.
     key: Option<String>,
     /// Queries whose answers are not complete, in the order they came.
-    pending: VecDeque<Pending>,
+    pending: VecDeque<Pending<ShardId>>,
     next_seq: u32,
     /// Read no further until pending queries are answered.
     paused: bool,

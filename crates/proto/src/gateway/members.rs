@@ -8,7 +8,7 @@ use core::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use tengate_base::{ChunkedVec, IndexTable};
 
-use super::names::{NONE, Names};
+use crate::names::{NONE, Names};
 
 /// uid ⇒ clients. A client has one uid at most.
 #[derive(Debug)]

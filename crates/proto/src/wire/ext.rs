@@ -18,6 +18,7 @@ use foldhash::quality::RandomState;
 use hashbrown::HashSet;
 use serde::Deserialize;
 
+use super::extension::Offer;
 use super::json;
 use crate::secret::ShownKey;
 use name::{Conditions, IdKeys, IdValues, Names};
@@ -106,6 +107,9 @@ pub struct WorkerConnect<'a> {
     /// The key it shows.
     #[serde(borrow)]
     pub secret_key: ShownKey<'a>,
+    /// What it can do beyond GatewayWorker, if it is one of tengate's own.
+    #[serde(borrow, default)]
+    pub tengate: Option<Offer<'a>>,
 }
 
 /// The body of GATEWAY_CLIENT_CONNECT.
@@ -318,6 +322,10 @@ impl<'a> WorkerConnect<'a> {
         json::string(&self.worker_key, out);
         out.extend_from_slice(b",\"secret_key\":");
         json::string(self.secret_key.expose(), out);
+        if let Some(offer) = &self.tengate {
+            out.extend_from_slice(b",\"tengate\":");
+            offer.encode(out);
+        }
         out.push(b'}');
     }
 }

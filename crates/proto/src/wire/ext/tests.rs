@@ -193,7 +193,8 @@ fn encoded_text_is_what_php_writes() {
         (
             r#"{"worker_key":"Bw:0","secret_key":"a\/\u00e9"}"#,
             encoded(|out| {
-                WorkerConnect { worker_key: "Bw:0".into(), secret_key: key.show() }.encode(out)
+                WorkerConnect { worker_key: "Bw:0".into(), secret_key: key.show(), tengate: None }
+                    .encode(out)
             }),
         ),
         (

@@ -9,11 +9,11 @@ use foldhash::fast::FixedState;
 use tengate_base::{ChunkedVec, IndexTable};
 
 /// "No index": ends of lists, unset references.
-pub(super) const NONE: u32 = u32::MAX;
+pub(crate) const NONE: u32 = u32::MAX;
 
 /// Names with a value each; an entry keeps its index as long as it lives.
 #[derive(Debug)]
-pub(super) struct Names<T> {
+pub(crate) struct Names<T> {
     entries: ChunkedVec<Entry<T>>,
     /// First of the entries not in use, linked by `next`.
     free: u32,
@@ -32,7 +32,7 @@ struct Entry<T> {
 }
 
 impl<T: Default> Names<T> {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             entries: ChunkedVec::new(),
             free: NONE,
@@ -43,11 +43,11 @@ impl<T: Default> Names<T> {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.by_name.len()
     }
 
-    pub(super) fn find(&self, name: &[u8]) -> Option<u32> {
+    pub(crate) fn find(&self, name: &[u8]) -> Option<u32> {
         self.find_hashed(self.hasher.hash_one(name), name)
     }
 
@@ -56,7 +56,7 @@ impl<T: Default> Names<T> {
     }
 
     /// The entry of this name, made if there is none.
-    pub(super) fn find_or_insert(&mut self, name: &[u8]) -> u32 {
+    pub(crate) fn find_or_insert(&mut self, name: &[u8]) -> u32 {
         let hash = self.hasher.hash_one(name);
         if let Some(index) = self.find_hashed(hash, name) {
             return index;
@@ -81,7 +81,7 @@ impl<T: Default> Names<T> {
         index
     }
 
-    pub(super) fn remove(&mut self, index: u32) {
+    pub(crate) fn remove(&mut self, index: u32) {
         let entry = &mut self.entries[index as usize];
         let (prev, next) = (entry.prev, entry.next);
         let name = core::mem::take(&mut entry.name);
@@ -99,20 +99,20 @@ impl<T: Default> Names<T> {
         self.by_name.remove(hash, |found| found == index);
     }
 
-    pub(super) fn name(&self, index: u32) -> &[u8] {
+    pub(crate) fn name(&self, index: u32) -> &[u8] {
         &self.entries[index as usize].name
     }
 
-    pub(super) fn value(&self, index: u32) -> &T {
+    pub(crate) fn value(&self, index: u32) -> &T {
         &self.entries[index as usize].value
     }
 
-    pub(super) fn value_mut(&mut self, index: u32) -> &mut T {
+    pub(crate) fn value_mut(&mut self, index: u32) -> &mut T {
         &mut self.entries[index as usize].value
     }
 
     /// Every name, oldest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let step = |index: u32| (index != NONE).then_some(index);
         core::iter::successors(step(self.first), move |index| {
             step(self.entries[*index as usize].next)

@@ -1,15 +1,14 @@
-//! Answers to workers' queries: each shard's part, and how parts become PHP's reply (docs/protocol.md#queries).
+//! Answers to workers' queries: each part, from a shard or a gateway, and how parts become PHP's reply
+//! (docs/protocol.md#queries).
 
 use alloc::vec::Vec;
-
-use tengate_base::ShardId;
 
 use crate::wire::header::Command;
 use crate::wire::php::{Key, write};
 
-/// One shard's part of an answer.
+/// A shard's or gateway's part of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Partial {
+pub(crate) enum Partial {
     /// Finished `serialize` output: a single client's answer, known only to its shard.
     Whole(Vec<u8>),
     /// Elements of an array keyed by connection_id, already serialized.
@@ -27,57 +26,78 @@ pub(super) enum Partial {
     Names(Vec<Vec<u8>>),
 }
 
-/// A query whose parts are being collected. Its answer goes out when every earlier one has.
+/// A query whose parts are being collected. Its answer goes out when every earlier one has. `K` names who answers.
 #[derive(Debug)]
-pub(super) struct Pending {
-    pub(super) seq: u32,
+pub(crate) struct Pending<K> {
+    pub(crate) seq: u32,
     command: Command,
     /// What was asked for, in order: the keys of a batch reply.
     keys: Vec<Vec<u8>>,
-    /// The shards asked, and what they answered.
-    parts: Vec<(ShardId, Option<Partial>)>,
+    /// Who was asked, and what they answered.
+    parts: Vec<(K, Option<Partial>)>,
 }
 
-impl Pending {
-    /// A query that the shards in `asked` answer.
-    pub(super) fn new(seq: u32, command: Command, keys: Vec<Vec<u8>>, asked: &[ShardId]) -> Self {
-        Self { seq, command, keys, parts: asked.iter().map(|shard| (*shard, None)).collect() }
+impl<K: Copy + Eq> Pending<K> {
+    /// A query that those in `asked` answer.
+    pub(crate) fn new(seq: u32, command: Command, keys: Vec<Vec<u8>>, asked: &[K]) -> Self {
+        Self { seq, command, keys, parts: asked.iter().map(|place| (*place, None)).collect() }
     }
 
-    /// Stores the part of one shard.
-    pub(super) fn put(&mut self, shard: ShardId, part: Partial) {
-        if let Some((_, slot)) = self.parts.iter_mut().find(|(asked, _)| *asked == shard) {
+    /// Stores the part of one of them.
+    pub(crate) fn put(&mut self, place: K, part: Partial) {
+        if let Some((_, slot)) = self.parts.iter_mut().find(|(asked, _)| *asked == place) {
             *slot = Some(part);
         }
     }
 
     /// Whether every part is there.
-    pub(super) fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.parts.iter().all(|(_, part)| part.is_some())
     }
 
-    /// Appends the reply: u32 length, then `serialize` output.
+    /// Puts the parts together to one, for somebody who collects parts in turn.
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "the other replies are arrays by connection_id"
     )]
-    pub(super) fn encode(self, out: &mut Vec<u8>) {
+    pub(crate) fn merge(&mut self) -> Partial {
+        let parts = self.parts.drain(..).filter_map(|(_, part)| part);
+        match self.command {
+            Command::GetClientCountByGroup => Partial::Counts(sum(parts, 1)),
+            Command::BatchGetClientCountByGroup => Partial::Counts(sum(parts, self.keys.len())),
+            Command::GetClientIdByUid => Partial::Ids(concat(parts, 1)),
+            Command::BatchGetClientIdByUid => Partial::Ids(concat(parts, self.keys.len())),
+            Command::GetGroupIdList => Partial::Names(unite(parts)),
+            _ => join(parts),
+        }
+    }
+
+    /// Appends the reply: u32 length, then `serialize` output.
+    pub(crate) fn encode(mut self, out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(&[0; 4]);
-        let parts = self.parts.into_iter().filter_map(|(_, part)| part);
-        match self.command {
-            Command::GetClientCountByGroup => write::int(i64::from(sum(parts, 1)[0]), out),
-            Command::BatchGetClientCountByGroup => {
-                let counts = sum(parts, self.keys.len());
-                by_key(&self.keys, &counts, |count, out| write::int(i64::from(*count), out), out);
+        let is_batch = matches!(
+            self.command,
+            Command::BatchGetClientCountByGroup | Command::BatchGetClientIdByUid
+        );
+        let merged = self.merge();
+        let keys = &self.keys;
+        match merged {
+            Partial::Whole(bytes) => out.extend_from_slice(&bytes),
+            Partial::Elements { count, bytes } => {
+                write::array_open(count as usize, out);
+                out.extend_from_slice(&bytes);
+                write::array_close(out);
             }
-            Command::GetClientIdByUid => id_list(&concat(parts, 1)[0], out),
-            Command::BatchGetClientIdByUid => {
-                let lists = concat(parts, self.keys.len());
-                by_key(&self.keys, &lists, |ids, out| id_list(ids, out), out);
+            Partial::Counts(counts) if is_batch => {
+                by_key(keys, &counts, |count, out| write::int(i64::from(*count), out), out);
             }
-            Command::GetGroupIdList => name_list(&unite(parts), out),
-            _ => elements(parts, out),
+            Partial::Counts(counts) => write::int(counts.into_iter().map(i64::from).sum(), out),
+            Partial::Ids(lists) if is_batch => {
+                by_key(keys, &lists, |ids, out| id_list(ids, out), out)
+            }
+            Partial::Ids(lists) => id_list(&lists.concat(), out),
+            Partial::Names(names) => name_list(&names, out),
         }
         let len = u32::try_from(out.len() - start - 4).unwrap_or(u32::MAX);
         out[start..start + 4].copy_from_slice(&len.to_be_bytes());
@@ -123,14 +143,15 @@ fn unite(parts: impl Iterator<Item = Partial>) -> Vec<Vec<u8>> {
     all
 }
 
-fn elements(parts: impl Iterator<Item = Partial>, out: &mut Vec<u8>) {
+/// Joins elements of arrays; a single client's answer is the answer.
+fn join(parts: impl Iterator<Item = Partial>) -> Partial {
     let mut total = 0;
     let mut all = Vec::new();
     for part in parts {
         match part {
-            Partial::Whole(bytes) => return out.extend_from_slice(&bytes),
+            Partial::Whole(_) => return part,
             Partial::Elements { count, bytes } => {
-                total += count as usize;
+                total += count;
                 if all.is_empty() {
                     all = bytes;
                 } else {
@@ -140,9 +161,7 @@ fn elements(parts: impl Iterator<Item = Partial>, out: &mut Vec<u8>) {
             Partial::Counts(_) | Partial::Ids(_) | Partial::Names(_) => {}
         }
     }
-    write::array_open(total, out);
-    out.extend_from_slice(&all);
-    write::array_close(out);
+    Partial::Elements { count: total, bytes: all }
 }
 
 fn id_list(ids: &[u32], out: &mut Vec<u8>) {
@@ -175,8 +194,8 @@ fn by_key<T>(keys: &[Vec<u8>], values: &[T], value: impl Fn(&T, &mut Vec<u8>), o
 }
 
 impl Partial {
-    /// Appends the part as it crosses to the asking shard; see `mesh`.
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    /// Appends the part as it crosses to whoever asks: another shard, or a dispatcher.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Whole(bytes) => {
                 out.push(0);
@@ -209,7 +228,7 @@ impl Partial {
     }
 
     /// Reads what [`Partial::encode`] wrote.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (kind, mut rest) = bytes.split_first()?;
         Some(match kind {
             0 => Self::Whole(rest.to_vec()),
@@ -253,6 +272,7 @@ mod tests {
     use super::*;
     use alloc::string::String;
     use alloc::vec;
+    use tengate_base::ShardId;
 
     fn reply(command: Command, keys: &[&str], parts: Vec<Partial>) -> String {
         let keys = keys.iter().map(|key| key.as_bytes().to_vec()).collect();
