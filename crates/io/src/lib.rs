@@ -35,7 +35,7 @@ mod tests;
 pub use affinity::allowed_cores;
 pub use clock::Clock;
 pub use listen::{BindError, BindFault, ListenSpec, Listener, Sharing, bind};
-pub use mailbox::{ShardGone, ShardHandle};
+pub use mailbox::{AdoptError, ShardGone, ShardHandle};
 pub use net::{ConnSnapshot, Net};
 pub use run::{Config, Pinning, Running, ShardExit, StartError, run};
 pub use shard::Host;

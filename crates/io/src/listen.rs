@@ -105,7 +105,7 @@ fn try_bind(spec: &ListenSpec, shard_count: u16) -> io::Result<Listener> {
 
 /// Finds a host that is gone without a word within a minute: silent for 25 s, then three probes 10 s apart; or bytes it does
 /// not acknowledge for 60 s.
-const DEAD_HOST_OPTIONS: [(i32, i32, i32); 5] = [
+pub(crate) const DEAD_HOST_OPTIONS: [(i32, i32, i32); 5] = [
     (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
     (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 25),
     (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 10),

@@ -5,13 +5,17 @@ use core::net::SocketAddr;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::collections::VecDeque;
+use std::io;
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tengate_base::{Door, ShardId};
 
 use crate::limits::HANDED_OVER_MAX;
+use crate::listen::DEAD_HOST_OPTIONS;
 use crate::mesh::Waker;
+use crate::net::canonical;
+use crate::sys;
 
 /// Speaks to one shard, from any thread. `C` is the application's [`Host::Command`](crate::Host::Command).
 #[derive(Debug)]
@@ -35,6 +39,21 @@ impl<C> ShardHandle<C> {
     /// The shard has ended; the command is dropped.
     pub fn command(&self, command: C) -> Result<(), ShardGone> {
         self.mailbox.post(Mail::Command(command)).map_err(|_mail| ShardGone(self.shard()))
+    }
+
+    /// Gives a connected socket to the shard, which takes it as if it had been accepted through `door`. The kernel probes it
+    /// like the connections of a [`Sharing::ByHost`](crate::Sharing::ByHost) listener.
+    ///
+    /// # Errors
+    /// See [`AdoptError`]; the socket is closed. A shard that is full or stopping closes it too, and counts that.
+    pub fn adopt(&self, stream: TcpStream, door: Door) -> Result<(), AdoptError> {
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        sys::set_options(&stream, &DEAD_HOST_OPTIONS)?;
+        let peer = canonical(stream.peer_addr()?);
+        let local_port = stream.local_addr()?.port();
+        let accepted = Accepted { stream, door, peer, local_port };
+        self.mailbox.post(Mail::Adopt(accepted)).map_err(|_mail| AdoptError::Refused(self.shard()))
     }
 
     /// Asks the shard to end: it stops accepting, closes every connection once its output is written, with
@@ -63,11 +82,44 @@ impl fmt::Display for ShardGone {
 
 impl core::error::Error for ShardGone {}
 
+/// A socket could not be given to a shard.
+#[derive(Debug)]
+pub enum AdoptError {
+    /// The socket does not work; its peer may have gone already.
+    Socket(io::Error),
+    /// The shard has ended, or too many sockets wait for it.
+    Refused(ShardId),
+}
+
+impl fmt::Display for AdoptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(error) => write!(f, "the socket does not work: {error}"),
+            Self::Refused(shard) => write!(f, "shard {shard} takes no more sockets"),
+        }
+    }
+}
+
+impl core::error::Error for AdoptError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Socket(error) => Some(error),
+            Self::Refused(_) => None,
+        }
+    }
+}
+
+impl From<io::Error> for AdoptError {
+    fn from(error: io::Error) -> Self {
+        Self::Socket(error)
+    }
+}
+
 /// One letter.
 #[derive(Debug)]
 pub(crate) enum Mail<C> {
     Command(C),
-    /// A socket another shard accepted.
+    /// A socket another shard accepted, or another thread opened.
     Adopt(Accepted),
     Stop {
         grace: Duration,
@@ -80,7 +132,7 @@ pub(crate) struct Accepted {
     pub(crate) stream: TcpStream,
     pub(crate) door: Door,
     pub(crate) peer: SocketAddr,
-    /// The listener's.
+    /// The listener's, or this end's of a connection another thread opened.
     pub(crate) local_port: u16,
 }
 

@@ -29,6 +29,8 @@ pub struct Config {
     pub pinning: Pinning,
     /// Connections a shard holds at most; more are accepted and closed at once.
     pub connections_max: u32,
+    /// Whether shards leave new connections in the kernel's backlog until [`Net::resume_accepting`].
+    pub starts_paused: bool,
 }
 
 /// Which cores the shards run on.
@@ -49,6 +51,7 @@ impl Config {
             shard_count,
             pinning: if has_core_each { Pinning::Cores(cores) } else { Pinning::Off },
             connections_max: u32::MAX >> 2,
+            starts_paused: false,
         }
     }
 }
@@ -185,7 +188,11 @@ pub fn run<A: Host>(
         for (position, listener) in (0..).zip(&doors[shard_index]) {
             epoll.add(&listener.socket, sys::READABLE, Token::Listener(position).encode())?;
         }
-        nets.push(Net::new(ShardId(shard), epoll, mesh, config.connections_max, clock.now()));
+        let mut net = Net::new(ShardId(shard), epoll, mesh, config.connections_max, clock.now());
+        if config.starts_paused {
+            net.pause_accepting();
+        }
+        nets.push(net);
     }
     let is_crowded = usize::from(config.shard_count) >= allowed_cores()?.len();
     let make_app = Arc::new(make_app);

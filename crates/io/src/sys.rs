@@ -106,16 +106,21 @@ pub(crate) fn bound_socket(
     })?;
     // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    for &(level, name, value) in options {
-        // SAFETY: `value` is readable for the size given, and the kernel copies it.
-        check(unsafe {
-            libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), INT_BYTES)
-        })?;
-    }
+    set_options(&socket, options)?;
     let (encoded, len) = encode_address(address);
     // SAFETY: `encoded` is readable for `len` bytes, which is at most its size.
     check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const encoded).cast(), len) })?;
     Ok(TcpListener::from(socket))
+}
+
+/// Sets options of a socket, each a level, a name and a value.
+pub(crate) fn set_options(socket: impl AsFd, options: &[(i32, i32, i32)]) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    for &(level, name, value) in options {
+        // SAFETY: `value` is readable for the size given, and the kernel copies it. The descriptor is open.
+        check(unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), INT_BYTES) })?;
+    }
+    Ok(())
 }
 
 /// Makes a non-blocking TCP socket that will connect from `source`. It takes its port when it connects, not now

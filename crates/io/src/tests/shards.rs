@@ -2,6 +2,7 @@
 
 use super::*;
 
+use std::net::TcpListener;
 use std::sync::mpsc::sync_channel;
 
 use crate::limits::MESH_BATCHES_MAX;
@@ -78,6 +79,43 @@ fn paused_accepting_leaves_connections_in_the_backlog() {
     assert_eq!(shards.wait_until(|_| true).accepted, 0);
     shards.on(0, |_, net| net.resume_accepting());
     assert_eq!(read_exactly(&client, 6), b"later\n");
+    shards.stop();
+}
+
+#[test]
+fn shards_that_start_paused_take_connections_when_told() {
+    let config = Config { starts_paused: true, ..Config::for_shards(2) };
+    let shards = Shards::start_with(&config, Sharing::PerShard);
+    let client = connect(shards.addr);
+    send(&client, "echo early\n");
+    for shard in 0..2 {
+        assert_eq!(shards.on(shard, |_, net| net.stats().accepted), 0);
+    }
+    for shard in 0..2 {
+        shards.on(shard, |_, net| net.resume_accepting());
+    }
+    assert_eq!(read_exactly(&client, 6), b"early\n");
+    shards.stop();
+}
+
+#[test]
+fn a_socket_opened_elsewhere_is_served_like_an_accepted_one() {
+    let config = Config { starts_paused: true, ..Config::for_shards(2) };
+    let shards = Shards::start_with(&config, Sharing::PerShard);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dialed = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let us = dialed.local_addr().unwrap();
+    let (peer, _) = listener.accept().unwrap();
+    send(&peer, "echo at once\n");
+    shards.running.handles()[1].adopt(dialed, Door(7)).unwrap();
+    let opened = shards.wait_for(|event| match event {
+        Event::Open { shard, door, peer, local_port, .. } => Some((shard, door, peer, local_port)),
+        _ => None,
+    });
+    assert_eq!(opened, (ShardId(1), Door(7), listener.local_addr().unwrap(), us.port()));
+    assert_eq!(read_exactly(&peer, 8), b"at once\n");
+    drop(peer);
+    assert_eq!(shards.closed(), (CloseCause::Peer, Vec::new()));
     shards.stop();
 }
 
