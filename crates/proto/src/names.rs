@@ -111,6 +111,16 @@ impl<T: Default> Names<T> {
         &mut self.entries[index as usize].value
     }
 
+    /// Places of entries so far, used or not: every entry's index is below.
+    pub(crate) fn place_count(&self) -> u32 {
+        u32::try_from(self.entries.len()).expect("entries have indexes of 32 bits")
+    }
+
+    /// Whether a place holds an entry. No name is empty.
+    pub(crate) fn is_used(&self, index: u32) -> bool {
+        self.entries.get(index as usize).is_some_and(|entry| !entry.name.is_empty())
+    }
+
     /// Every name, oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let step = |index: u32| (index != NONE).then_some(index);

@@ -3,6 +3,7 @@
 
 use alloc::vec::Vec;
 
+use crate::wire::ext::{self, ExtError};
 use crate::wire::header::Command;
 use crate::wire::php::{Key, write};
 
@@ -39,7 +40,8 @@ pub(crate) struct Pending<K> {
 
 impl<K: Copy + Eq> Pending<K> {
     /// A query that those in `asked` answer.
-    pub(crate) fn new(seq: u32, command: Command, keys: Vec<Vec<u8>>, asked: &[K]) -> Self {
+    pub(crate) fn new(seq: u32, command: Command, ext: &[u8], asked: &[K]) -> Self {
+        let keys = batch_keys(command, ext).unwrap_or_default();
         Self { seq, command, keys, parts: asked.iter().map(|place| (*place, None)).collect() }
     }
 
@@ -48,6 +50,11 @@ impl<K: Copy + Eq> Pending<K> {
         if let Some((_, slot)) = self.parts.iter_mut().find(|(asked, _)| *asked == place) {
             *slot = Some(part);
         }
+    }
+
+    /// Waits no longer for parts that are not there.
+    pub(crate) fn expire(&mut self) {
+        self.parts.retain(|(_, part)| part.is_some());
     }
 
     /// Whether every part is there.
@@ -102,6 +109,14 @@ impl<K: Copy + Eq> Pending<K> {
         let len = u32::try_from(out.len() - start - 4).unwrap_or(u32::MAX);
         out[start..start + 4].copy_from_slice(&len.to_be_bytes());
     }
+}
+
+/// What a batch query asks for, which is also the order and the keys of its answer.
+pub(crate) fn batch_keys(command: Command, ext: &[u8]) -> Result<Vec<Vec<u8>>, ExtError> {
+    if !matches!(command, Command::BatchGetClientIdByUid | Command::BatchGetClientCountByGroup) {
+        return Ok(Vec::new());
+    }
+    Ok(ext::decode_batch(ext)?.iter().map(|name| name.as_bytes().to_vec()).collect())
 }
 
 /// Adds counts up, position by position.
@@ -270,14 +285,17 @@ fn len_u32(len: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::ext::Name;
     use alloc::string::String;
     use alloc::vec;
     use tengate_base::ShardId;
 
     fn reply(command: Command, keys: &[&str], parts: Vec<Partial>) -> String {
-        let keys = keys.iter().map(|key| key.as_bytes().to_vec()).collect();
+        let mut ext = Vec::new();
+        let names: Vec<Name<'_>> = keys.iter().map(|key| Name::from(*key)).collect();
+        ext::encode_names(&names, &mut ext);
         let shards: Vec<ShardId> = (0..4).take(parts.len()).map(ShardId).collect();
-        let mut pending = Pending::new(0, command, keys, &shards);
+        let mut pending = Pending::new(0, command, &ext, &shards);
         for (place, part) in shards.into_iter().zip(parts) {
             assert!(!pending.is_complete());
             let mut bytes = Vec::new();

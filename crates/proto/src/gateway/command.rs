@@ -9,7 +9,7 @@ use tengate_base::{ConnId, How, Instant, Sink};
 
 use super::Gateway;
 use super::deliver::client_body;
-use crate::query::Partial;
+use crate::query::{Partial, batch_keys};
 use crate::wire::ext::{self, Condition, ExtError, Field, Name, Select, SendToAll, SendToGroup};
 use crate::wire::header::{Command, InnerFrame};
 use crate::wire::php::{self, Value, write};
@@ -300,14 +300,6 @@ impl Gateway {
     fn number(&self, index: u32) -> u32 {
         super::number(&self.slots, index)
     }
-}
-
-/// What a batch query asks for, which is also the order and the keys of its answer.
-pub(super) fn batch_keys(command: Command, ext: &[u8]) -> Result<Vec<Vec<u8>>, ExtError> {
-    if !matches!(command, Command::BatchGetClientIdByUid | Command::BatchGetClientCountByGroup) {
-        return Ok(Vec::new());
-    }
-    Ok(ext::decode_batch(ext)?.iter().map(|name| name.as_bytes().to_vec()).collect())
 }
 
 fn whole(write: impl FnOnce(&mut Vec<u8>)) -> Partial {

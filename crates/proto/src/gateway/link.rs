@@ -365,12 +365,11 @@ impl Gateway {
         } else {
             (0..self.config.shards).map(ShardId).collect()
         };
-        let keys = super::command::batch_keys(command, frame.ext).unwrap_or_default();
         let limit = self.config.pending_queries_max;
         let Some(link) = self.link_mut(conn) else { return };
         let seq = link.next_seq;
         link.next_seq = seq.wrapping_add(1);
-        link.pending.push_back(Pending::new(seq, command, keys, &asked));
+        link.pending.push_back(Pending::new(seq, command, frame.ext, &asked));
         if link.pending.len() >= limit {
             link.paused = true;
             sink.pause(conn);
