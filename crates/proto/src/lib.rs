@@ -11,5 +11,6 @@ pub mod secret;
 mod query;
 mod names;
 pub mod gateway;
+pub mod dispatcher;
 pub mod worker;
 pub mod register;

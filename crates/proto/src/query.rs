@@ -52,6 +52,11 @@ impl<K: Copy + Eq> Pending<K> {
         }
     }
 
+    /// Waits no longer for the part of one of them.
+    pub(crate) fn give_up(&mut self, place: K) {
+        self.parts.retain(|(asked, part)| *asked != place || part.is_some());
+    }
+
     /// Waits no longer for parts that are not there.
     pub(crate) fn expire(&mut self) {
         self.parts.retain(|(_, part)| part.is_some());
@@ -79,17 +84,19 @@ impl<K: Copy + Eq> Pending<K> {
         }
     }
 
-    /// Appends the reply: u32 length, then `serialize` output.
+    /// Appends the reply.
     pub(crate) fn encode(mut self, out: &mut Vec<u8>) {
-        let start = out.len();
-        out.extend_from_slice(&[0; 4]);
         let is_batch = matches!(
             self.command,
             Command::BatchGetClientCountByGroup | Command::BatchGetClientIdByUid
         );
+        let is_unanswered = self.parts.is_empty();
         let merged = self.merge();
         let keys = &self.keys;
-        match merged {
+        encode_reply(out, |out| match merged {
+            // Who was to say so is gone: nobody has this client.
+            _ if is_unanswered && self.command == Command::IsOnline => write::int(0, out),
+            _ if is_unanswered && self.command == Command::GetSessionByClientId => write::null(out),
             Partial::Whole(bytes) => out.extend_from_slice(&bytes),
             Partial::Elements { count, bytes } => {
                 write::array_open(count as usize, out);
@@ -105,10 +112,17 @@ impl<K: Copy + Eq> Pending<K> {
             }
             Partial::Ids(lists) => id_list(&lists.concat(), out),
             Partial::Names(names) => name_list(&names, out),
-        }
-        let len = u32::try_from(out.len() - start - 4).unwrap_or(u32::MAX);
-        out[start..start + 4].copy_from_slice(&len.to_be_bytes());
+        });
     }
+}
+
+/// Appends a reply: u32 length, then what `write` appends.
+fn encode_reply(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[0; 4]);
+    write(out);
+    let len = u32::try_from(out.len() - start - 4).unwrap_or(u32::MAX);
+    out[start..start + 4].copy_from_slice(&len.to_be_bytes());
 }
 
 /// What a batch query asks for, which is also the order and the keys of its answer.

@@ -1,0 +1,410 @@
+//! From a gateway's event to a worker: binding, waiting while there is none, moving on when one goes
+//! (docs/dispatcher.md#events).
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeSet, VecDeque};
+use alloc::vec::Vec;
+
+use tengate_base::{ConnId, Instant, Sink};
+
+use super::Dispatcher;
+use super::workers::{Candidate, WorkerRef};
+use crate::gateway::SlowWorker;
+use crate::wire::extension::{Extension, FLAG_IPV6, proc_id_of};
+use crate::wire::header::{Command, FLAG_SCALAR, Header, InnerFrame};
+
+/// Events with the instants at which they are given up, in order.
+type Queue = VecDeque<(Instant, Box<[u8]>)>;
+
+/// Events that wait because there is no worker for them, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    queue: Queue,
+    bytes: usize,
+    /// Clients not read until a worker is there.
+    paused: BTreeSet<u32>,
+}
+
+impl Waiting {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.queue.front().map(|(deadline, _)| *deadline)
+    }
+
+    fn push(&mut self, deadline: Instant, frame: &[u8]) {
+        self.bytes += frame.len();
+        self.queue.push_back((deadline, frame.into()));
+    }
+
+    fn pop_due(&mut self, now: Instant) -> Option<Box<[u8]>> {
+        let (_, frame) = self.queue.pop_front_if(|(deadline, _)| *deadline <= now)?;
+        self.bytes -= frame.len();
+        Some(frame)
+    }
+
+    fn take(&mut self) -> (Queue, BTreeSet<u32>) {
+        self.bytes = 0;
+        (core::mem::take(&mut self.queue), core::mem::take(&mut self.paused))
+    }
+}
+
+impl Dispatcher {
+    /// Sends an event of a gateway's client to its worker, chosen now if it has none.
+    pub(super) fn route_event(
+        &mut self,
+        now: Instant,
+        gateway: ConnId,
+        frame: &InnerFrame<'_>,
+        encoded: &[u8],
+        sink: &mut impl Sink,
+    ) {
+        let proc_id = self.proc_id(frame.header.connection_id);
+        if self.procs.get(&proc_id).is_none_or(|proc| proc.gateway != gateway) {
+            self.stats.command_ignored += 1;
+            return;
+        }
+        self.give(now, frame, encoded, &mut None, sink);
+    }
+
+    /// An event whose worker is gone goes to another. Events of clients whose gateway is gone all go to one, `orphans`.
+    pub(super) fn reroute(
+        &mut self,
+        now: Instant,
+        encoded: &[u8],
+        orphans: &mut Option<WorkerRef>,
+        sink: &mut impl Sink,
+    ) {
+        if let Ok(Some((frame, _))) = InnerFrame::decode(encoded, usize::MAX) {
+            self.give(now, &frame, encoded, orphans, sink);
+        }
+    }
+
+    fn give(
+        &mut self,
+        now: Instant,
+        frame: &InnerFrame<'_>,
+        encoded: &[u8],
+        orphans: &mut Option<WorkerRef>,
+        sink: &mut impl Sink,
+    ) {
+        let (id, port) = (frame.header.connection_id, frame.header.gateway_port);
+        let is_close = frame.header.command == Command::OnClose as u8;
+        let proc_id = self.proc_id(id);
+        let bindings = self.procs.get_mut(&proc_id).map(|proc| &mut proc.bindings);
+        let is_orphan = bindings.is_none();
+        let bound = bindings.and_then(|bindings| bindings.get(id));
+        let known = bound.map(|bound| bound.worker).or(*orphans);
+        let mut worker = known.unwrap_or(WorkerRef::NONE);
+        let is_abandoned = worker == WorkerRef::ABANDONED;
+        let mut is_new = false;
+        if !is_abandoned && self.workers.bound(worker).is_none() {
+            worker = self.choose(frame, &id.to_be_bytes()).unwrap_or(WorkerRef::NONE);
+            is_new = true;
+        }
+        if is_close || is_orphan {
+            // Of a client that is gone only this event is left.
+            if let Some(proc) = self.procs.get_mut(&proc_id) {
+                proc.bindings.remove(id);
+            }
+        } else if is_new
+            && worker != WorkerRef::NONE
+            && let Some(proc) = self.procs.get_mut(&proc_id)
+        {
+            proc.bindings.set(id, worker, port);
+        }
+        if is_abandoned {
+            return;
+        }
+        if self.workers.bound(worker).is_none() {
+            return self.wait(now, id, is_close, encoded, sink);
+        }
+        self.hand_over(worker, frame, encoded, sink);
+        if is_orphan {
+            *orphans = Some(worker);
+        }
+        if if is_orphan { is_new } else { is_close } {
+            self.workers.release(worker);
+        }
+    }
+
+    fn choose(&mut self, frame: &InnerFrame<'_>, name: &[u8]) -> Option<WorkerRef> {
+        let ipv4 = frame.header.client_ip.to_be_bytes();
+        let is_ipv6 = frame.header.flag & FLAG_IPV6 != 0;
+        let ip = frame.ext.get(..16).filter(|_| is_ipv6).unwrap_or(&ipv4);
+        let candidate = Candidate { port: frame.header.gateway_port, ip, name };
+        self.workers.choose(&self.config, &candidate)
+    }
+
+    /// A client got a uid: where workers are chosen by it, this decides.
+    pub(super) fn rebind(&mut self, id: u32, uid: &[u8]) {
+        let proc_id = self.proc_id(id);
+        let Some(proc) = self.procs.get_mut(&proc_id) else { return };
+        let Some(bound) = proc.bindings.get(id) else { return };
+        let group = super::workers::group_of(&self.config, bound.port);
+        if group.balance != super::Balance::HashUid {
+            return;
+        }
+        let candidate = Candidate { port: bound.port, ip: b"", name: uid };
+        if let Some(worker) = self.workers.choose(&self.config, &candidate) {
+            proc.bindings.set(id, worker, bound.port);
+            self.workers.release(bound.worker);
+        }
+    }
+
+    /// Puts an event into its worker's link, or where it goes while that link is in trouble.
+    fn hand_over(
+        &mut self,
+        worker: WorkerRef,
+        frame: &InnerFrame<'_>,
+        encoded: &[u8],
+        sink: &mut impl Sink,
+    ) {
+        let id = frame.header.connection_id;
+        let Some((slot, bound)) = self.workers.bound(worker) else { return };
+        if bound.down {
+            return bound.held.extend_from_slice(encoded);
+        }
+        let (conn, ipv6, slow) = (bound.conn, bound.ipv6, bound.slow);
+        if slow && !self.admit_slow(slot, frame, sink) {
+            return;
+        }
+        let address = (self.config.address.ip().to_bits(), self.config.address.port());
+        let out = sink.buffer(conn);
+        let start = out.len();
+        encode_event(frame, encoded, address, ipv6, out);
+        let limit = self.config.send_to_worker_bytes_max;
+        if let Some(kept) = self.kept(conn) {
+            kept.push(&out[start..]);
+            let is_full = kept.len() >= limit;
+            if let Some(gateway) = self.gateway_of(id).and_then(|conn| self.gateway_mut(conn)) {
+                gateway.owed += 1;
+            }
+            if is_full {
+                self.set_pace(slot, true, sink);
+            }
+        } else if !slow && sink.queued(conn) >= limit && sink.flush(conn) >= limit {
+            // PHP takes messages again as soon as there is room; stopped readers wait for half the queue to be gone.
+            let low = match self.config.slow_worker {
+                SlowWorker::StopReading => limit / 2,
+                SlowWorker::Drop | SlowWorker::Close => limit.saturating_sub(1),
+            };
+            sink.notify_below(conn, low);
+            self.set_pace(slot, true, sink);
+        }
+    }
+
+    /// Decides on an event for a slow worker: whether it is sent all the same.
+    fn admit_slow(&mut self, slot: u16, frame: &InnerFrame<'_>, sink: &mut impl Sink) -> bool {
+        let id = frame.header.connection_id;
+        if frame.header.command == Command::OnClose as u8 {
+            // What says that a client left is never refused, or its worker would keep a ghost.
+            return true;
+        }
+        match self.config.slow_worker {
+            SlowWorker::Drop => {
+                self.stats.drop_slow_worker += 1;
+                false
+            }
+            SlowWorker::StopReading => {
+                if self.workers.at(slot).is_some_and(|worker| worker.paused.insert(id)) {
+                    self.stats.paused += 1;
+                    self.pace(id, true, sink);
+                }
+                true
+            }
+            SlowWorker::Close => {
+                self.stats.close_slow_worker += 1;
+                self.destroy(id, sink);
+                false
+            }
+        }
+    }
+
+    /// A worker has become slow, or has caught up.
+    pub(super) fn set_pace(&mut self, slot: u16, slow: bool, sink: &mut impl Sink) {
+        let Some(worker) = self.workers.at(slot).filter(|worker| worker.slow != slow) else {
+            return;
+        };
+        worker.slow = slow;
+        if !slow {
+            for client in core::mem::take(&mut worker.paused) {
+                self.pace(client, false, sink);
+            }
+        }
+    }
+
+    /// Asks a client's gateway to read it no further, or again.
+    pub(super) fn pace(&mut self, id: u32, pause: bool, sink: &mut impl Sink) {
+        if let Some(gateway) = self.gateway_of(id) {
+            let body = if pause { b"1" } else { b"0" };
+            Extension::Pace.encode(id, body, sink.buffer(gateway));
+        }
+    }
+
+    fn destroy(&mut self, id: u32, sink: &mut impl Sink) {
+        if let Some(gateway) = self.gateway_of(id) {
+            let header = Header {
+                command: Command::Destroy as u8,
+                connection_id: id,
+                flag: FLAG_SCALAR,
+                ..Header::default()
+            };
+            header.encode(b"", b"", sink.buffer(gateway));
+        }
+    }
+
+    /// Keeps an event until there is a worker for it.
+    fn wait(
+        &mut self,
+        now: Instant,
+        id: u32,
+        is_close: bool,
+        encoded: &[u8],
+        sink: &mut impl Sink,
+    ) {
+        let gateway = self.gateway_of(id);
+        if let Some(conn) = gateway
+            && self.gateway(conn).is_some_and(super::GatewayLink::is_leaving)
+        {
+            return self.return_event(conn, encoded, sink);
+        }
+        if self.waiting.bytes + encoded.len() > self.config.no_worker_bytes_max {
+            self.stats.drop_no_worker += 1;
+            return self.abandon(id, is_close, sink);
+        }
+        self.waiting.push(now + self.config.no_worker_grace, encoded);
+        // A client that leaves needs no room made for it, only its goodbye kept.
+        if !is_close && self.waiting.paused.insert(id) {
+            self.stats.paused += 1;
+            self.pace(id, true, sink);
+        }
+    }
+
+    /// Gives events up that have waited too long, and closes their clients.
+    pub(super) fn expire_waiting(&mut self, now: Instant, sink: &mut impl Sink) {
+        while let Some(encoded) = self.waiting.pop_due(now) {
+            self.stats.drop_no_worker += 1;
+            let is_close = encoded.get(4) == Some(&(Command::OnClose as u8));
+            if let Some(id) = client_of(&encoded) {
+                self.abandon(id, is_close, sink);
+            }
+        }
+    }
+
+    /// Closes a client nobody serves. Its end has no receiver either.
+    fn abandon(&mut self, id: u32, is_close: bool, sink: &mut impl Sink) {
+        self.waiting.paused.remove(&id);
+        let proc_id = self.proc_id(id);
+        let Some(proc) = self.procs.get_mut(&proc_id).filter(|_| !is_close) else { return };
+        if proc.bindings.get(id).is_some_and(|bound| bound.worker == WorkerRef::ABANDONED) {
+            return;
+        }
+        proc.bindings.set(id, WorkerRef::ABANDONED, 0);
+        self.stats.close_no_worker += 1;
+        self.destroy(id, sink);
+    }
+
+    /// A worker came: what waited for one like it goes out, in order.
+    pub(super) fn handle_worker_up(&mut self, now: Instant, sink: &mut impl Sink) {
+        let (queue, paused) = self.waiting.take();
+        let mut orphans = None;
+        for (deadline, encoded) in queue {
+            let Ok(Some((frame, _))) = InnerFrame::decode(&encoded, usize::MAX) else { continue };
+            if self.workers.serves(&self.config, frame.header.gateway_port) {
+                self.give(now, &frame, &encoded, &mut orphans, sink);
+            } else {
+                self.waiting.push(deadline, &encoded);
+            }
+        }
+        let still: BTreeSet<u32> =
+            self.waiting.queue.iter().filter_map(|(_, frame)| client_of(frame)).collect();
+        for id in paused {
+            if still.contains(&id) {
+                self.waiting.paused.insert(id);
+            } else {
+                self.pace(id, false, sink);
+            }
+        }
+    }
+
+    /// Gives a gateway that moves away the events back that wait here for a worker. Returns how many.
+    pub(super) fn return_waiting(&mut self, gateway: ConnId, sink: &mut impl Sink) -> u64 {
+        let (queue, paused) = self.waiting.take();
+        let mut returned = 0;
+        for (deadline, encoded) in queue {
+            if client_of(&encoded).and_then(|id| self.gateway_of(id)) == Some(gateway) {
+                returned += 1;
+                self.return_event(gateway, &encoded, sink);
+            } else {
+                self.waiting.push(deadline, &encoded);
+            }
+        }
+        self.waiting.paused =
+            paused.into_iter().filter(|id| self.gateway_of(*id) != Some(gateway)).collect();
+        returned
+    }
+
+    /// Gives a gateway the events back that workers have not acknowledged in time. Returns how many.
+    pub(super) fn return_unacknowledged(&mut self, gateway: ConnId, sink: &mut impl Sink) -> u64 {
+        let mut returned = 0;
+        for conn in self.workers.up().map(|worker| worker.conn).collect::<Vec<_>>() {
+            let Some(kept) = self.kept(conn) else { continue };
+            let all = kept.frames().to_vec();
+            for frame in split(&all) {
+                if client_of(frame).and_then(|id| self.gateway_of(id)) == Some(gateway) {
+                    returned += 1;
+                    self.return_event(gateway, frame, sink);
+                }
+            }
+        }
+        returned
+    }
+
+    /// An event is with its worker for good: its gateway is owed one less.
+    pub(super) fn settle_owed(&mut self, client: u32) {
+        if let Some(gateway) = self.gateway_of(client).and_then(|conn| self.gateway_mut(conn)) {
+            gateway.owed = gateway.owed.saturating_sub(1);
+        }
+    }
+
+    /// The shard a connection_id names.
+    pub(super) fn proc_id(&self, id: u32) -> u16 {
+        proc_id_of(id, self.number_bits)
+    }
+
+    /// The link to the gateway that has a client.
+    pub(super) fn gateway_of(&self, id: u32) -> Option<ConnId> {
+        self.procs.get(&self.proc_id(id)).map(|proc| proc.gateway)
+    }
+}
+
+/// Appends an event as its worker is to see it: from this dispatcher, and without what the worker does not understand.
+fn encode_event(
+    frame: &InnerFrame<'_>,
+    encoded: &[u8],
+    (ip, port): (u32, u16),
+    ipv6: bool,
+    out: &mut Vec<u8>,
+) {
+    if frame.header.flag & FLAG_IPV6 != 0 && !ipv6 {
+        let flag = frame.header.flag & !FLAG_IPV6;
+        let header = Header { local_ip: ip, local_port: port, flag, ..frame.header };
+        return header.encode(frame.ext.get(16..).unwrap_or_default(), frame.body, out);
+    }
+    let start = out.len();
+    out.extend_from_slice(encoded);
+    out[start + 5..start + 9].copy_from_slice(&ip.to_be_bytes());
+    out[start + 9..start + 11].copy_from_slice(&port.to_be_bytes());
+}
+
+/// Cuts bytes that are whole inner frames apart. What follows a broken one is dropped: its end is not known.
+pub(super) fn split(mut frames: &[u8]) -> impl Iterator<Item = &[u8]> {
+    core::iter::from_fn(move || {
+        let (_, len) = InnerFrame::decode(frames, usize::MAX).ok()??;
+        frames.split_off(..len)
+    })
+}
+
+/// The connection_id in an inner frame.
+pub(super) fn client_of(frame: &[u8]) -> Option<u32> {
+    frame.get(17..21)?.try_into().ok().map(u32::from_be_bytes)
+}

@@ -1,0 +1,1 @@
+//! Tests of the dispatcher, with gateways of the real core around it.
