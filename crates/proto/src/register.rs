@@ -2,24 +2,40 @@
 //!
 //! [`Register`] is the server's core, for any shell. [`RegisterClient`] is the other end, for a gateway or a worker.
 //!
+//! In dispatched mode the register also leases proc_ids to gateways ([`leases`]) and gives each a home dispatcher
+//! ([`homes`]); workers then hear of dispatchers instead of those gateways.
+//!
 //! Nothing here is on a message's path. A connection costs about 100 bytes beside the shell's; a change of the gateways
 //! costs one line of all addresses a worker.
 
 mod client;
+mod graph;
+mod homes;
+mod leases;
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::ToString;
 use alloc::vec::Vec;
+use core::mem::take;
 use core::net::SocketAddr;
+use core::ops::RangeInclusive;
 use core::time::Duration;
 
 use hashbrown::HashSet;
 use tengate_base::{App, CloseCause, Closed, ConnId, How, Instant, Opened, ShardId, Sink};
 
 use crate::secret::{SecretKey, ShownKey};
-use crate::wire::register::{ToRegister, ToRegisterError, encode_broadcast_addresses};
+use crate::wire::register::{
+    Block, LINKS_BYTES_MAX, Links, ToRegister, ToRegisterError, Wanted, encode_broadcast_addresses,
+    encode_gateways, encode_home, encode_lease, encode_refused,
+};
 
-pub use client::{RegisterClient, RegisterClientConfig, RegisterClientOutput, RegisterRole};
+use leases::{Answer, Leases};
+
+pub use client::{
+    LEASE_ANSWER_TIMEOUT, RegisterClient, RegisterClientConfig, RegisterClientOutput, RegisterRole,
+};
 
 /// How a register is set up.
 #[derive(Clone, Debug)]
@@ -28,6 +44,10 @@ pub struct RegisterConfig {
     pub secret_key: SecretKey,
     /// How long a new connection may stay silent; GatewayWorker: [`AUTH_TIMEOUT`].
     pub auth_timeout: Duration,
+    /// The proc_ids it leases to dispatched gateways. Registers of one cluster lease from ranges that do not overlap.
+    pub proc_ids: RangeInclusive<u16>,
+    /// How long a gateway's proc_ids stay its own after the register and all dispatchers lost it.
+    pub lease_keep: Duration,
     /// What peers may cost.
     pub limits: RegisterLimits,
 }
@@ -37,17 +57,23 @@ pub struct RegisterConfig {
 pub struct RegisterLimits {
     /// Connections at a time; more are closed at once.
     pub connection_count_max: usize,
-    /// Bytes of a line with its end; a longer one closes the connection.
+    /// Bytes of a line with its end; a longer one closes the connection. A dispatcher's may have [`LINKS_BYTES_MAX`].
     pub line_bytes_max: usize,
-    /// Bytes queued to a worker; a worker that has more when the addresses change is closed, and will come back.
+    /// Bytes queued to a peer; one that has more when there is something to tell it is closed, and will come back.
     pub queued_bytes_max: usize,
 }
 
 /// Silence after which GatewayWorker's register closes a new connection.
 pub const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes of a gateway's address; a longer one is refused like a missing one.
-pub const ADDRESS_BYTES_MAX: usize = 256;
+/// Every proc_id there is with the usual split of connection ids.
+pub const PROC_IDS: RangeInclusive<u16> = 0..=1023;
+
+/// After its start a register gives nothing new for this long, so that whoever has a lease can say so first.
+const QUIET: Duration = Duration::from_secs(3);
+
+/// How long an absent gateway keeps its proc_ids, unless configured.
+pub const LEASE_KEEP: Duration = Duration::from_secs(5 * 60);
 
 /// What happened since the register started. Each refused connection is counted once, by its cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,39 +92,53 @@ pub struct RegisterStats {
     pub refused_key: u64,
     /// Connections that sent an unknown event.
     pub refused_unknown_event: u64,
-    /// Gateways that announced no usable address.
+    /// Gateways and dispatchers that announced no usable address.
     pub refused_address: u64,
-    /// Workers closed because they did not read.
+    /// Connections that sent a line of tengate's own with impossible fields, or one that is not theirs to send.
+    pub refused_bad_fields: u64,
+    /// Connections closed because the same gateway or dispatcher connected again.
+    pub closed_superseded: u64,
+    /// Connections closed because they did not read.
     pub closed_slow: u64,
     /// Pings received.
     pub pings: u64,
-    /// Changes of the gateways that workers were told of.
+    /// Changes of the addresses that workers were told of.
     pub broadcasts: u64,
-}
-
-/// Who is connected, for status pages.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Topology {
-    /// Gateways in the order of their announcement: inner address, and where they connect from.
-    pub gateways: Vec<(Box<str>, SocketAddr)>,
-    /// Workers and outside clients: where they connect from.
-    pub workers: Vec<SocketAddr>,
-    /// Connections that have announced nothing.
-    pub others: Vec<SocketAddr>,
+    /// Leases told to gateways.
+    pub leases: u64,
+    /// Refusals told to gateways that asked for a lease.
+    pub leases_refused: u64,
+    /// Homes told to gateways.
+    pub homes: u64,
+    /// Reports of dispatchers.
+    pub reports: u64,
 }
 
 /// The register. One shard serves all.
 #[derive(Debug)]
 pub struct Register {
     config: RegisterConfig,
+    started: Instant,
     /// By connection index. A connection that is being closed is not here any more.
     peers: Vec<Option<Peer>>,
     peer_count: usize,
     /// Connections with an address, in the order they announced one.
-    gateways: Vec<ConnId>,
+    announced: Vec<ConnId>,
     workers: BTreeSet<ConnId>,
     /// When connections have been silent too long, ascending; entries of those that spoke or left are skipped.
     deadlines: VecDeque<(Instant, ConnId)>,
+    leases: Leases,
+    /// Until then members come back, and neither new leases nor homes are given; `None` when that is over.
+    quiet_until: Option<Instant>,
+    /// Dispatched gateways and their homes, by address: what gateways and dispatchers are told.
+    members: BTreeSet<Box<str>>,
+    homes: BTreeMap<Box<str>, Box<str>>,
+    /// The addresses for workers have changed.
+    addresses_changed: bool,
+    /// Dispatched gateways, dispatchers or leases have changed.
+    members_changed: bool,
+    /// Connections that do not read, to be closed.
+    slow: Vec<ConnId>,
     stats: RegisterStats,
     /// The line that is being sent, kept for its memory.
     line: Vec<u8>,
@@ -107,21 +147,70 @@ pub struct Register {
 #[derive(Debug)]
 struct Peer {
     remote: SocketAddr,
+    since: Instant,
     /// `None` as soon as it said anything.
     deadline: Option<Instant>,
-    address: Option<Box<str>>,
+    announced: Option<Announced>,
+}
+
+/// What a peer with an address is.
+#[derive(Debug)]
+struct Announced {
+    address: Box<str>,
+    role: Role,
+}
+
+#[derive(Debug)]
+enum Role {
+    /// A gateway that serves workers.
+    Direct,
+    Dispatched(Box<Dispatched>),
+    Dispatcher(Box<Dispatcher>),
+}
+
+/// A gateway that serves dispatchers.
+#[derive(Debug)]
+struct Dispatched {
+    wanted: Wanted,
+    lease: LeaseState,
+    /// The home it was told last, if it was told one.
+    home_told: Option<Option<Box<str>>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum LeaseState {
+    /// Not answered yet.
+    Asked,
+    Leased(Block),
+    /// Why not, as it was told.
+    Refused(Box<str>),
+}
+
+#[derive(Debug, Default)]
+struct Dispatcher {
+    links: Links,
+    /// Whether it knows the gateways there are now.
+    is_told: bool,
 }
 
 impl Register {
-    /// A register without connections.
-    pub fn new(config: RegisterConfig) -> Self {
+    /// A register without connections, which starts now. For the first 3 s it gives no new lease and no home.
+    pub fn new(config: RegisterConfig, now: Instant) -> Self {
         Self {
+            leases: Leases::new(config.proc_ids.clone(), config.lease_keep),
+            quiet_until: Some(now + QUIET),
             config,
+            started: now,
             peers: Vec::new(),
             peer_count: 0,
-            gateways: Vec::new(),
+            announced: Vec::new(),
             workers: BTreeSet::new(),
             deadlines: VecDeque::new(),
+            members: BTreeSet::new(),
+            homes: BTreeMap::new(),
+            addresses_changed: false,
+            members_changed: false,
+            slow: Vec::new(),
             stats: RegisterStats::default(),
             line: Vec::new(),
         }
@@ -132,25 +221,6 @@ impl Register {
         self.stats
     }
 
-    /// Who is connected.
-    pub fn topology(&self) -> Topology {
-        let mut topology = Topology::default();
-        for conn in &self.gateways {
-            if let Some(Peer { remote, address: Some(address), .. }) = self.peer(*conn) {
-                topology.gateways.push((address.clone(), *remote));
-            }
-        }
-        for (index, peer) in (0..).zip(&self.peers) {
-            let Some(peer) = peer else { continue };
-            if self.workers.contains(&ConnId(index)) {
-                topology.workers.push(peer.remote);
-            } else if peer.address.is_none() {
-                topology.others.push(peer.remote);
-            }
-        }
-        topology
-    }
-
     fn peer(&self, conn: ConnId) -> Option<&Peer> {
         self.peers.get(conn.0 as usize)?.as_ref()
     }
@@ -159,22 +229,39 @@ impl Register {
         self.peers.get_mut(conn.0 as usize)?.as_mut()
     }
 
-    fn handle_line(&mut self, conn: ConnId, line: &[u8], sink: &mut impl Sink) {
+    fn handle_line(&mut self, now: Instant, conn: ConnId, line: &[u8], sink: &mut impl Sink) {
         match ToRegister::decode(line) {
-            Ok(ToRegister::GatewayConnect { address, .. }) if address.len() > ADDRESS_BYTES_MAX => {
-                self.stats.refused_address += 1;
-                self.close(conn, How::AfterFlush, sink);
-            }
             Ok(ToRegister::GatewayConnect { address, secret_key }) => {
-                if self.is_authorised(conn, &secret_key, sink) {
-                    self.announce(conn, address.into(), sink);
+                if self.is_authorised(now, conn, &secret_key, sink) {
+                    self.announce(now, conn, address.into(), Role::Direct);
+                }
+            }
+            Ok(ToRegister::DispatchedGatewayConnect { address, secret_key, wanted }) => {
+                if self.is_authorised(now, conn, &secret_key, sink) {
+                    self.supersede(now, conn, &address, sink);
+                    let gateway = Dispatched { wanted, lease: LeaseState::Asked, home_told: None };
+                    self.announce(now, conn, address.into(), Role::Dispatched(Box::new(gateway)));
+                }
+            }
+            Ok(ToRegister::DispatcherConnect { address, secret_key }) => {
+                if self.is_authorised(now, conn, &secret_key, sink) {
+                    self.supersede(now, conn, &address, sink);
+                    self.announce(now, conn, address.into(), Role::Dispatcher(Box::default()));
                 }
             }
             Ok(ToRegister::WorkerConnect { secret_key }) => {
-                if self.is_authorised(conn, &secret_key, sink) {
+                if self.is_authorised(now, conn, &secret_key, sink) {
                     self.workers.insert(conn);
                     self.encode_addresses();
                     sink.write(conn, &self.line);
+                }
+            }
+            Ok(ToRegister::Links(links)) => self.handle_links(now, conn, links, sink),
+            Ok(ToRegister::Topology { secret_key }) => {
+                if self.is_authorised(now, conn, &secret_key, sink) {
+                    self.line.clear();
+                    self.topology(now).encode(&mut self.line);
+                    self.tell(conn, sink);
                 }
             }
             Ok(ToRegister::Ping) => self.stats.pings += 1,
@@ -187,84 +274,371 @@ impl Register {
                     }
                     ToRegisterError::UnknownEvent => self.stats.refused_unknown_event += 1,
                     ToRegisterError::NoAddress => self.stats.refused_address += 1,
+                    ToRegisterError::BadFields => self.stats.refused_bad_fields += 1,
                 }
-                self.close(conn, How::AfterFlush, sink);
+                self.close(now, conn, How::AfterFlush, sink);
             }
         }
     }
 
     /// Whether the peer showed the right key; closes it otherwise.
-    fn is_authorised(&mut self, conn: ConnId, shown: &ShownKey<'_>, sink: &mut impl Sink) -> bool {
+    fn is_authorised(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        shown: &ShownKey<'_>,
+        sink: &mut impl Sink,
+    ) -> bool {
         let matches = self.config.secret_key.matches(shown);
         if !matches {
             self.stats.refused_key += 1;
-            self.close(conn, How::AfterFlush, sink);
+            self.close(now, conn, How::AfterFlush, sink);
         }
         matches
     }
 
-    /// A gateway's address is known, or new. A gateway that announces again keeps its place.
-    fn announce(&mut self, conn: ConnId, address: Box<str>, sink: &mut impl Sink) {
+    /// An address is known, or new. Who announces again keeps its place.
+    fn announce(&mut self, now: Instant, conn: ConnId, address: Box<str>, role: Role) {
+        let is_listed = !matches!(role, Role::Dispatched(_));
         let Some(peer) = self.peer_mut(conn) else { return };
-        if peer.address.replace(address).is_none() {
-            self.gateways.push(conn);
+        match peer.announced.replace(Announced { address, role }) {
+            Some(before) => self.withdraw(now, before),
+            None => self.announced.push(conn),
         }
-        self.broadcast(sink);
+        self.addresses_changed |= is_listed;
+        self.members_changed |= !matches!(self.role(conn), Some(Role::Direct));
+    }
+
+    /// What was announced is no longer so.
+    fn withdraw(&mut self, now: Instant, before: Announced) {
+        match before.role {
+            Role::Direct => self.addresses_changed = true,
+            Role::Dispatched(_) => {
+                self.members_changed = true;
+                self.leave_unless_used(now, &before.address);
+            }
+            Role::Dispatcher(dispatcher) => {
+                self.addresses_changed = true;
+                self.members_changed = true;
+                for gateway in &dispatcher.links.gateways {
+                    self.leave_unless_used(now, &gateway.address);
+                }
+            }
+        }
+    }
+
+    /// A gateway or dispatcher that connects again from the same machine does so because it gave its earlier connection
+    /// up, or because it is a new process at the address of an old one. What the network still holds of it is closed.
+    fn supersede(&mut self, now: Instant, conn: ConnId, address: &str, sink: &mut impl Sink) {
+        let Some(remote) = self.peer(conn).map(|peer| peer.remote.ip()) else { return };
+        let is_older = |other: &ConnId| {
+            *other != conn
+                && self.peer(*other).is_some_and(|peer| {
+                    peer.remote.ip() == remote
+                        && (peer.announced.as_ref()).is_some_and(|announced| {
+                            *announced.address == *address
+                                && !matches!(announced.role, Role::Direct)
+                        })
+                })
+        };
+        let older: Vec<ConnId> = self.announced.iter().copied().filter(is_older).collect();
+        self.stats.closed_superseded += older.len() as u64;
+        for conn in older {
+            self.close(now, conn, How::AtOnce, sink);
+        }
+    }
+
+    /// A dispatcher's links as they are now.
+    fn handle_links(&mut self, now: Instant, conn: ConnId, links: Links, sink: &mut impl Sink) {
+        let Some(Role::Dispatcher(dispatcher)) = self.role_mut(conn) else {
+            self.stats.refused_bad_fields += 1;
+            self.close(now, conn, How::AfterFlush, sink);
+            return;
+        };
+        let before = core::mem::replace(&mut dispatcher.links, links.clone());
+        self.stats.reports += 1;
+        for gateway in &links.gateways {
+            let is_here = self.has_gateway(&gateway.address);
+            match gateway.block {
+                // The gateway's own word counts more. Where the block is another gateway's, that one keeps it: the lease is
+                // what is told apart here, and nobody would hear a refusal.
+                Some(block) if !is_here && block.is_possible() => {
+                    _ = self.leases.claim(&gateway.address, block);
+                }
+                _ => {}
+            }
+            self.leases.hold(&gateway.address);
+        }
+        let linked: BTreeSet<&str> =
+            links.gateways.iter().map(|gateway| &*gateway.address).collect();
+        for gateway in before.gateways {
+            if !linked.contains(&*gateway.address) {
+                self.leave_unless_used(now, &gateway.address);
+            }
+        }
+    }
+
+    /// The lease of a gateway that may have been lost for good.
+    fn leave_unless_used(&mut self, now: Instant, address: &str) {
+        let is_linked = self.announced.iter().any(|conn| match self.role(*conn) {
+            Some(Role::Dispatcher(dispatcher)) => {
+                dispatcher.links.gateways.iter().any(|gateway| *gateway.address == *address)
+            }
+            Some(Role::Direct | Role::Dispatched(_)) | None => false,
+        });
+        if !is_linked && !self.has_gateway(address) {
+            self.leases.leave(now, address);
+        }
+    }
+
+    /// Whether a dispatched gateway of this address is connected.
+    fn has_gateway(&self, address: &str) -> bool {
+        self.announced.iter().any(|conn| {
+            let announced = self.peer(*conn).and_then(|peer| peer.announced.as_ref());
+            announced.is_some_and(|announced| {
+                *announced.address == *address && matches!(announced.role, Role::Dispatched(_))
+            })
+        })
+    }
+
+    /// Whether the register has just started.
+    fn is_quiet(&self, now: Instant) -> bool {
+        self.quiet_until.is_some_and(|until| now < until)
+    }
+
+    fn has_dispatched(&self) -> bool {
+        self.announced.iter().any(|conn| matches!(self.role(*conn), Some(Role::Dispatched(_))))
+    }
+
+    fn role(&self, conn: ConnId) -> Option<&Role> {
+        Some(&self.peer(conn)?.announced.as_ref()?.role)
+    }
+
+    fn role_mut(&mut self, conn: ConnId) -> Option<&mut Role> {
+        Some(&mut self.peer_mut(conn)?.announced.as_mut()?.role)
+    }
+
+    /// Tells everybody what changed for them.
+    fn settle(&mut self, now: Instant, sink: &mut impl Sink) {
+        while self.addresses_changed || self.members_changed || !self.slow.is_empty() {
+            if take(&mut self.addresses_changed) {
+                self.broadcast(sink);
+            }
+            if take(&mut self.members_changed) {
+                self.answer_gateways(now, sink);
+                self.assign_homes(now);
+                self.tell_homes(sink);
+                self.tell_gateways(sink);
+            }
+            for conn in take(&mut self.slow) {
+                if self.peer(conn).is_some() {
+                    self.stats.closed_slow += 1;
+                    self.close(now, conn, How::AtOnce, sink);
+                }
+            }
+        }
     }
 
     /// Tells every worker the addresses.
     fn broadcast(&mut self, sink: &mut impl Sink) {
         self.stats.broadcasts += 1;
         self.encode_addresses();
-        let mut slow = Vec::new();
         for conn in &self.workers {
             if sink.queued(*conn) > self.config.limits.queued_bytes_max {
-                slow.push(*conn);
+                self.slow.push(*conn);
             } else {
                 sink.write(*conn, &self.line);
             }
         }
-        self.stats.closed_slow += slow.len() as u64;
-        // One that is a gateway as well would change the addresses once more; the next change tells of it.
-        for conn in slow {
-            self.forget(conn);
-            sink.close(conn, How::AtOnce);
+    }
+
+    /// Sends the line to one peer.
+    fn tell(&mut self, conn: ConnId, sink: &mut impl Sink) {
+        if sink.queued(conn) > self.config.limits.queued_bytes_max {
+            self.slow.push(conn);
+        } else {
+            sink.write(conn, &self.line);
         }
     }
 
+    /// The addresses that workers and outside clients link to: direct gateways and dispatchers.
     fn encode_addresses(&mut self) {
         self.line.clear();
         let mut seen = HashSet::with_hasher(foldhash::quality::RandomState::default());
         let peers =
-            self.gateways.iter().filter_map(|conn| self.peers.get(conn.0 as usize)?.as_ref());
-        let addresses = peers.filter_map(|peer| peer.address.as_deref());
+            self.announced.iter().filter_map(|conn| self.peers.get(conn.0 as usize)?.as_ref());
+        let addresses = peers.filter_map(|peer| match peer.announced.as_ref()? {
+            Announced { address, role: Role::Direct | Role::Dispatcher(_) } => Some(&**address),
+            Announced { role: Role::Dispatched(_), .. } => None,
+        });
         encode_broadcast_addresses(
             addresses.filter(|address| seen.insert(*address)),
             &mut self.line,
         );
     }
 
-    fn close(&mut self, conn: ConnId, how: How, sink: &mut impl Sink) {
-        let was_gateway = self.forget(conn);
-        // Whether the shell needs time to flush does not matter: the connection is not known here any more.
-        let (Closed::Now | Closed::Later) = sink.close(conn, how);
-        if was_gateway {
-            self.broadcast(sink);
+    /// Asks for leases for the gateways that have none, in the order of their announcement, and answers them.
+    fn answer_gateways(&mut self, now: Instant, sink: &mut impl Sink) {
+        for index in 0..self.announced.len() {
+            let conn = self.announced[index];
+            let Some(Peer { remote, announced: Some(announced), .. }) = self.peer(conn) else {
+                continue;
+            };
+            let Role::Dispatched(gateway) = &announced.role else { continue };
+            if matches!(gateway.lease, LeaseState::Leased(_)) {
+                continue;
+            }
+            let (wanted, address) = (gateway.wanted, announced.address.clone());
+            let lease = match self.elsewhere(&address, *remote) {
+                Some(other) => LeaseState::Refused(alloc::format!(
+                    "{other} is connected as {address} too: each gateway needs an inner address of its own, so set lan_ip or \
+                     the inner port of one of them"
+                ).into()),
+                None => match self.leases.ask(self.is_quiet(now), &address, &wanted) {
+                    Ok(Answer::Leased(block)) => LeaseState::Leased(block),
+                    Ok(Answer::Later) => LeaseState::Asked,
+                    Err(refusal) => LeaseState::Refused(refusal.to_string().into()),
+                },
+            };
+            let Some(Role::Dispatched(gateway)) = self.role_mut(conn) else { continue };
+            if gateway.lease == lease {
+                continue;
+            }
+            gateway.lease = lease;
+            self.encode_lease_answer(conn);
+            self.tell(conn, sink);
         }
     }
 
-    /// Drops what is known of a connection. Returns whether it was a gateway's.
-    fn forget(&mut self, conn: ConnId) -> bool {
+    /// Who else holds the lease of this address, from another machine.
+    fn elsewhere(&self, address: &str, remote: SocketAddr) -> Option<SocketAddr> {
+        self.announced.iter().find_map(|conn| {
+            let peer = self.peer(*conn)?;
+            let Announced { address: other, role: Role::Dispatched(gateway) } =
+                peer.announced.as_ref()?
+            else {
+                return None;
+            };
+            let is_leased = matches!(gateway.lease, LeaseState::Leased(_));
+            (is_leased && **other == *address && peer.remote.ip() != remote.ip())
+                .then_some(peer.remote)
+        })
+    }
+
+    fn encode_lease_answer(&mut self, conn: ConnId) {
+        self.line.clear();
+        let Some(Some(Peer { announced: Some(announced), .. })) = self.peers.get(conn.0 as usize)
+        else {
+            return;
+        };
+        let Role::Dispatched(gateway) = &announced.role else { return };
+        match &gateway.lease {
+            LeaseState::Asked => {}
+            LeaseState::Leased(block) => {
+                self.stats.leases += 1;
+                encode_lease(*block, &mut self.line);
+            }
+            LeaseState::Refused(reason) => {
+                self.stats.leases_refused += 1;
+                encode_refused(reason, &mut self.line);
+            }
+        }
+    }
+
+    /// Who is dialed by dispatchers, and whose home is where.
+    fn assign_homes(&mut self, now: Instant) {
+        let mut gateways = BTreeSet::new();
+        let mut dispatchers = BTreeSet::new();
+        for conn in &self.announced {
+            let Some(Some(Peer { announced: Some(announced), .. })) =
+                self.peers.get(conn.0 as usize)
+            else {
+                continue;
+            };
+            match &announced.role {
+                Role::Dispatched(gateway) if matches!(gateway.lease, LeaseState::Leased(_)) => {
+                    gateways.insert(&*announced.address);
+                }
+                Role::Dispatcher(_) => _ = dispatchers.insert(&*announced.address),
+                Role::Dispatched(_) | Role::Direct => {}
+            }
+        }
+        // While members are still coming back to a register that has just started, each would move the homes of others.
+        if !self.is_quiet(now) {
+            self.homes = homes::assign(&gateways, &dispatchers);
+        }
+        let is_same = self.members.len() == gateways.len()
+            && self.members.iter().zip(&gateways).all(|(known, now)| **known == **now);
+        if is_same {
+            return;
+        }
+        self.members = gateways.into_iter().map(Box::from).collect();
+        for index in 0..self.announced.len() {
+            if let Some(Role::Dispatcher(dispatcher)) = self.role_mut(self.announced[index]) {
+                dispatcher.is_told = false;
+            }
+        }
+    }
+
+    fn tell_homes(&mut self, sink: &mut impl Sink) {
+        if self.homes.is_empty() && self.members.is_empty() {
+            return;
+        }
+        for index in 0..self.announced.len() {
+            let conn = self.announced[index];
+            let Some(Announced { address, role: Role::Dispatched(gateway) }) = self
+                .peers
+                .get_mut(conn.0 as usize)
+                .and_then(|peer| peer.as_mut()?.announced.as_mut())
+            else {
+                continue;
+            };
+            if !matches!(gateway.lease, LeaseState::Leased(_)) {
+                continue;
+            }
+            let home = self.homes.get(address);
+            if gateway.home_told.as_ref().is_some_and(|told| told.as_ref() == home) {
+                continue;
+            }
+            gateway.home_told = Some(home.cloned());
+            self.stats.homes += 1;
+            self.line.clear();
+            encode_home(home.map(|home| &**home), &mut self.line);
+            self.tell(conn, sink);
+        }
+    }
+
+    /// Tells dispatchers which gateways to connect to.
+    fn tell_gateways(&mut self, sink: &mut impl Sink) {
+        self.line.clear();
+        encode_gateways(self.members.iter().map(|address| &**address), &mut self.line);
+        for index in 0..self.announced.len() {
+            let conn = self.announced[index];
+            let Some(Role::Dispatcher(dispatcher)) = self.role_mut(conn) else { continue };
+            if !core::mem::replace(&mut dispatcher.is_told, true) {
+                self.tell(conn, sink);
+            }
+        }
+    }
+
+    fn close(&mut self, now: Instant, conn: ConnId, how: How, sink: &mut impl Sink) {
+        self.forget(now, conn);
+        // Whether the shell needs time to flush does not matter: the connection is not known here any more.
+        let (Closed::Now | Closed::Later) = sink.close(conn, how);
+    }
+
+    /// Drops what is known of a connection.
+    fn forget(&mut self, now: Instant, conn: ConnId) {
         let Some(peer) = self.peers.get_mut(conn.0 as usize).and_then(Option::take) else {
-            return false;
+            return;
         };
         self.peer_count -= 1;
         self.workers.remove(&conn);
-        if peer.address.is_some() {
-            self.gateways.retain(|gateway| *gateway != conn);
+        if let Some(announced) = peer.announced {
+            self.announced.retain(|other| *other != conn);
+            self.withdraw(now, announced);
         }
         self.skip_met_deadlines();
-        peer.address.is_some()
     }
 
     /// Drops deadlines of connections that spoke or left, so that the first one is real.
@@ -292,48 +666,58 @@ impl App for Register {
             self.peers.resize_with(index + 1, || None);
         }
         let deadline = now + self.config.auth_timeout;
-        self.peers[index] =
-            Some(Peer { remote: opened.peer, deadline: Some(deadline), address: None });
+        self.peers[index] = Some(Peer {
+            remote: opened.peer,
+            since: now,
+            deadline: Some(deadline),
+            announced: None,
+        });
         self.deadlines.push_back((deadline, opened.conn));
     }
 
     fn handle_bytes(
         &mut self,
-        _now: Instant,
+        now: Instant,
         conn: ConnId,
         bytes: &mut [u8],
         sink: &mut impl Sink,
     ) -> usize {
-        let line_bytes_max = self.config.limits.line_bytes_max;
         let mut consumed = 0;
         loop {
+            let line_bytes_max = match self.role(conn) {
+                Some(Role::Dispatcher(_)) => LINKS_BYTES_MAX,
+                Some(Role::Direct | Role::Dispatched(_)) | None => {
+                    self.config.limits.line_bytes_max
+                }
+            };
             let Some(peer) = self.peer_mut(conn) else { return bytes.len() };
             let rest = &bytes[consumed..];
-            let line_len = rest.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
+            let line_len = memchr::memchr(b'\n', rest).map(|at| at + 1);
             if line_len.unwrap_or(rest.len()) > line_bytes_max {
                 self.stats.refused_line_too_long += 1;
-                self.close(conn, How::AfterFlush, sink);
+                self.close(now, conn, How::AfterFlush, sink);
+                self.settle(now, sink);
                 return bytes.len();
             }
             let Some(line_len) = line_len else { return consumed };
             peer.deadline = None;
             self.skip_met_deadlines();
-            self.handle_line(conn, &rest[..line_len], sink);
+            self.handle_line(now, conn, &rest[..line_len], sink);
+            self.settle(now, sink);
             consumed += line_len;
         }
     }
 
     fn handle_closed(
         &mut self,
-        _now: Instant,
+        now: Instant,
         conn: ConnId,
         _: CloseCause,
         _unsent: &[u8],
         sink: &mut impl Sink,
     ) {
-        if self.forget(conn) {
-            self.broadcast(sink);
-        }
+        self.forget(now, conn);
+        self.settle(now, sink);
     }
 
     fn handle_drained(&mut self, _now: Instant, _conn: ConnId, _sink: &mut impl Sink) {}
@@ -350,12 +734,18 @@ impl App for Register {
     fn handle_timeout(&mut self, now: Instant, sink: &mut impl Sink) {
         while let Some((_, conn)) = self.deadlines.pop_front_if(|(deadline, _)| *deadline <= now) {
             self.stats.refused_auth_timeout += 1;
-            self.close(conn, How::AfterFlush, sink);
+            self.close(now, conn, How::AfterFlush, sink);
         }
+        // A refused gateway may have its turn now.
+        self.members_changed |= self.leases.expire(now);
+        self.members_changed |= self.quiet_until.take_if(|until| *until <= now).is_some();
+        self.settle(now, sink);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.deadlines.front().map(|(deadline, _)| *deadline)
+        let silence = self.deadlines.front().map(|(deadline, _)| *deadline);
+        let quiet = self.quiet_until.filter(|_| self.has_dispatched());
+        [silence, self.leases.next_end(), quiet].into_iter().flatten().min()
     }
 }
 
@@ -372,6 +762,8 @@ impl Default for RegisterConfig {
         Self {
             secret_key: SecretKey::default(),
             auth_timeout: AUTH_TIMEOUT,
+            proc_ids: PROC_IDS,
+            lease_keep: LEASE_KEEP,
             limits: RegisterLimits::default(),
         }
     }

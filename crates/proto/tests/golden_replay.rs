@@ -37,11 +37,15 @@ fn a_recorded_cluster_gets_from_our_gateway_what_it_got_from_phps() {
 fn a_recorded_cluster_gets_from_our_register_what_it_got_from_phps() {
     for name in NAMES {
         let recording = until_the_cluster_stops(Recording::load(name));
-        let register = Register::new(RegisterConfig {
-            secret_key: SecretKey::new(secret(name)),
-            auth_timeout: AUTH_TIMEOUT,
-            limits: RegisterLimits::default(),
-        });
+        let register = Register::new(
+            RegisterConfig {
+                secret_key: SecretKey::new(secret(name)),
+                auth_timeout: AUTH_TIMEOUT,
+                limits: RegisterLimits::default(),
+                ..RegisterConfig::default()
+            },
+            Instant::ZERO,
+        );
         let ours = replay(&recording, Shell::new([register]), |event_port| {
             (event_port == REGISTER).then_some((Door(0), 50_000))
         });

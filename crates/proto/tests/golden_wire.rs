@@ -135,8 +135,10 @@ fn every_register_line_round_trips() {
                 assert_eq!(String::from_utf8_lossy(line), String::from_utf8_lossy(&again));
             }
             for line in recording.sent(conn, Side::Server).split_inclusive(|byte| *byte == b'\n') {
-                let FromRegister::BroadcastAddresses(addresses) =
-                    FromRegister::decode(line).expect("a good line");
+                let Ok(FromRegister::BroadcastAddresses(addresses)) = FromRegister::decode(line)
+                else {
+                    panic!("PHP's register says something else: {}", line.escape_ascii());
+                };
                 let mut again = Vec::new();
                 encode_broadcast_addresses(addresses.iter().map(String::as_str), &mut again);
                 assert_eq!(String::from_utf8_lossy(line), String::from_utf8_lossy(&again));

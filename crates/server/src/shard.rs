@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use tengate_base::{App, CloseCause, ConnId, Instant, Opened, ShardId, Sink};
 use tengate_io::{ConnSnapshot, Host, Net};
+use tengate_proto::dispatcher::{self, Dispatcher, Notice};
 use tengate_proto::gateway::{self, Described, Gateway};
 use tengate_proto::register::Register;
+use tengate_proto::wire::register::{LinkedGateway, LinkedWorker, Links};
 use tokio::sync::oneshot;
 
-use crate::admin::{CONNECTIONS_LISTED_MAX, Connection, Shard};
+use crate::admin::{CONNECTIONS_LISTED_MAX, Connection, GatewayLink, Shard};
 
 /// What the control thread says to a shard, whatever it runs.
 #[derive(Debug)]
@@ -18,12 +20,37 @@ pub(crate) enum Command {
     Status(oneshot::Sender<Shard>),
     /// List your connections, and how many more there are.
     Connections(oneshot::Sender<(Vec<Connection>, u64)>),
-    /// Go on with these settings.
-    Reload(Arc<gateway::Config>),
-    /// Take no more connections and say goodbye to clients.
+    /// Gateway: go on with these settings.
+    ReloadGateway(Arc<gateway::Config>),
+    /// Dispatcher: go on with these settings.
+    ReloadDispatcher(Arc<dispatcher::Config>),
+    /// Gateway in dispatched mode: the lease begins with this proc_id. Say when it is noted.
+    SetFirstProcId(u16, oneshot::Sender<()>),
+    /// Gateway in dispatched mode: take clients and links in.
+    ResumeAccepting,
+    /// Gateway in dispatched mode: the register wishes this dispatcher to be the home.
+    SetHomeWish(Option<String>),
+    /// Dispatcher: tell whom you are linked to, and what you have noticed.
+    Links(oneshot::Sender<DispatcherLinks>),
+    /// Dispatcher: have every gateway choose another home.
+    Drain,
+    /// Gateway: take no more connections and say goodbye to clients.
     CloseClients,
-    /// Say goodbye to workers.
+    /// Gateway: say goodbye to workers and dispatchers. Dispatcher: to workers and gateways.
     CloseLinks,
+}
+
+/// What a dispatcher's control thread wants to know.
+#[derive(Debug)]
+pub(crate) struct DispatcherLinks {
+    /// For the registers.
+    pub(crate) reported: Links,
+    /// Gateways that there is a connection to, even if they have not said who they are.
+    pub(crate) dialed: Vec<SocketAddr>,
+    /// Whether no gateway needs this dispatcher any more.
+    pub(crate) is_drained: bool,
+    /// What happened since the last question.
+    pub(crate) notices: Vec<Notice>,
 }
 
 /// A core on the kernel shell.
@@ -100,10 +127,7 @@ impl Hosted<Gateway> {
             ("closed_by_client", stats.closed_by_client),
             ("links_replaced", stats.link_replaced),
         ];
-        let workers = self
-            .core
-            .workers()
-            .map(|(key, bound)| (String::from_utf8_lossy(key).into_owned(), bound));
+        let workers = self.core.workers().map(|(key, bound)| (text(key), bound));
         let mut shard = net_status(net);
         shard.clients = stats.clients;
         shard.send_fail = stats.send_fail();
@@ -112,6 +136,7 @@ impl Hosted<Gateway> {
         shard.drops.extend(named(drops));
         shard.counters.extend(named(counters));
         shard.workers = workers.collect();
+        shard.home = self.core.home().map(str::to_owned);
         shard
     }
 
@@ -125,7 +150,7 @@ impl Hosted<Gateway> {
                 }
             }
             Some(Described::Worker { key }) => {
-                connection.worker_key = Some(String::from_utf8_lossy(key).into_owned());
+                connection.worker_key = Some(text(key));
             }
             Some(Described::OutsideClient) | None => {}
         }
@@ -133,8 +158,98 @@ impl Hosted<Gateway> {
     }
 }
 
-impl Hosted<Register> {
+impl Hosted<Dispatcher> {
     fn status(&self, net: &Net) -> Shard {
+        let stats = self.core.stats();
+        let drops = [
+            ("unknown_gateway", stats.drop_unknown_gateway),
+            ("slow_worker", stats.drop_slow_worker),
+            ("slow_worker_closed", stats.close_slow_worker),
+            ("no_worker", stats.drop_no_worker),
+            ("no_worker_closed", stats.close_no_worker),
+            ("link_unauthorized", stats.link_unauthorized),
+            ("link_malformed", stats.link_malformed),
+            ("gateway_refused", stats.gateway_refused),
+            ("command_ignored", stats.command_ignored),
+        ];
+        let counters = [
+            ("gateways", stats.gateways),
+            ("homes", stats.homes),
+            ("workers", stats.workers),
+            ("outside_clients", stats.outside_clients),
+            ("uids", stats.uids),
+            ("groups", stats.groups),
+            ("events", stats.events),
+            ("commands", stats.commands),
+            ("frames_to_gateways", stats.frames_to_gateways),
+            ("frames_spared", stats.frames_spared),
+            ("forwarded", stats.forwarded),
+            ("queries", stats.queries),
+            ("query_timeouts", stats.query_timeouts),
+            ("names", stats.names),
+            ("rerouted", stats.rerouted),
+            ("acknowledged", stats.acknowledged),
+            ("returned", stats.returned),
+            ("paused", stats.paused),
+            ("detached", stats.detached),
+            ("links_replaced", stats.link_replaced),
+        ];
+        let gateway = |view: dispatcher::GatewayView| GatewayLink {
+            address: view.address.to_string(),
+            home: view.home,
+            first_proc_id: view.first_proc_id,
+            shards: view.shards,
+            clients: view.clients,
+        };
+        let mut shard = net_status(net);
+        shard.clients = stats.clients;
+        shard.send_fail =
+            stats.drop_unknown_gateway + stats.drop_slow_worker + stats.drop_no_worker;
+        shard.total_request = stats.events + stats.commands;
+        shard.drops.extend(named(drops));
+        shard.counters.extend(named(counters));
+        shard.workers =
+            self.core.workers().map(|(key, bound)| (text(key), bound)).collect();
+        shard.gateways = self.core.gateways().map(gateway).collect();
+        shard
+    }
+
+    fn describe(&self, snapshot: &ConnSnapshot) -> Connection {
+        let mut connection = self.connection(snapshot);
+        match self.core.describe(snapshot.conn) {
+            Some(dispatcher::Described::Worker { key }) => connection.worker_key = Some(text(key)),
+            Some(dispatcher::Described::Gateway { address, .. }) => {
+                connection.worker_key = Some(format!("gateway:{address}"));
+            }
+            Some(dispatcher::Described::OutsideClient) | None => {}
+        }
+        connection
+    }
+
+    fn links(&mut self) -> DispatcherLinks {
+        let gateway = |view: dispatcher::GatewayView| LinkedGateway {
+            address: view.address.to_string().into(),
+            home: view.home,
+            clients: view.clients,
+            block: None,
+        };
+        let worker =
+            |(key, bound): (&[u8], u32)| LinkedWorker { key: text(key).into(), clients: bound.into() };
+        DispatcherLinks {
+            reported: Links {
+                gateways: self.core.gateways().map(gateway).collect(),
+                workers: self.core.workers().map(worker).collect(),
+                workers_left_out: 0,
+            },
+            dialed: self.core.dialed().collect(),
+            is_drained: self.core.is_drained(),
+            notices: self.core.take_notices().collect(),
+        }
+    }
+}
+
+impl Hosted<Register> {
+    fn status(&self, now: Instant, net: &Net) -> Shard {
         let stats = self.core.stats();
         let drops = [
             ("connection_limit", stats.refused_connection_limit),
@@ -144,14 +259,21 @@ impl Hosted<Register> {
             ("wrong_key", stats.refused_key),
             ("unknown_event", stats.refused_unknown_event),
             ("bad_address", stats.refused_address),
+            ("bad_fields", stats.refused_bad_fields),
+            ("superseded", stats.closed_superseded),
             ("slow_worker_closed", stats.closed_slow),
         ];
-        let topology = self.core.topology();
+        let topology = self.core.topology(now);
         let counters = [
             ("gateways", topology.gateways.len() as u64),
+            ("dispatchers", topology.dispatchers.len() as u64),
             ("workers", topology.workers.len() as u64),
             ("pings", stats.pings),
             ("broadcasts", stats.broadcasts),
+            ("leases", stats.leases),
+            ("leases_refused", stats.leases_refused),
+            ("homes", stats.homes),
+            ("reports", stats.reports),
         ];
         let mut shard = net_status(net);
         shard.total_request = stats.accepted + stats.pings;
@@ -215,12 +337,44 @@ impl Host for Hosted<Gateway> {
             Command::Connections(answer) => {
                 _ = answer.send(list(net, |snapshot| self.describe(snapshot)))
             }
-            Command::Reload(config) => self.core.reload(config),
+            Command::ReloadGateway(config) => self.core.reload(config),
+            Command::SetFirstProcId(first_proc_id, done) => {
+                self.core.set_first_proc_id(first_proc_id);
+                _ = done.send(());
+            }
+            Command::ResumeAccepting => net.resume_accepting(),
+            Command::SetHomeWish(address) => self.core.set_home_wish(now, address, net),
             Command::CloseClients => {
                 net.pause_accepting();
                 self.core.close_clients(now, net);
             }
             Command::CloseLinks => self.core.close_links(now, net),
+            Command::ReloadDispatcher(_) | Command::Links(_) | Command::Drain => {}
+        }
+    }
+}
+
+impl Host for Hosted<Dispatcher> {
+    type Command = Command;
+
+    fn handle_command(&mut self, now: Instant, command: Command, net: &mut Net) {
+        match command {
+            Command::Status(answer) => _ = answer.send(self.status(net)),
+            Command::Connections(answer) => {
+                _ = answer.send(list(net, |snapshot| self.describe(snapshot)))
+            }
+            Command::ReloadDispatcher(config) => self.core.reload(config),
+            Command::Links(answer) => _ = answer.send(self.links()),
+            Command::Drain => {
+                net.pause_accepting();
+                self.core.drain(now, net);
+            }
+            Command::CloseLinks => self.core.close_links(now, net),
+            Command::ReloadGateway(_)
+            | Command::SetFirstProcId(..)
+            | Command::ResumeAccepting
+            | Command::SetHomeWish(_)
+            | Command::CloseClients => {}
         }
     }
 }
@@ -228,14 +382,22 @@ impl Host for Hosted<Gateway> {
 impl Host for Hosted<Register> {
     type Command = Command;
 
-    fn handle_command(&mut self, _now: Instant, command: Command, net: &mut Net) {
+    fn handle_command(&mut self, now: Instant, command: Command, net: &mut Net) {
         match command {
-            Command::Status(answer) => _ = answer.send(self.status(net)),
+            Command::Status(answer) => _ = answer.send(self.status(now, net)),
             Command::Connections(answer) => {
                 _ = answer.send(list(net, |snapshot| self.connection(snapshot)))
             }
             // A register has neither clients nor anything that can change while it runs.
-            Command::Reload(_) | Command::CloseClients | Command::CloseLinks => {}
+            Command::ReloadGateway(_)
+            | Command::ReloadDispatcher(_)
+            | Command::SetFirstProcId(..)
+            | Command::ResumeAccepting
+            | Command::SetHomeWish(_)
+            | Command::Links(_)
+            | Command::Drain
+            | Command::CloseClients
+            | Command::CloseLinks => {}
         }
     }
 }
@@ -282,6 +444,11 @@ fn net_status(net: &Net) -> Shard {
         counters: named(counters).collect(),
         ..Shard::default()
     }
+}
+
+/// A worker's key, which is whatever bytes the worker sent.
+fn text(key: &[u8]) -> String {
+    String::from_utf8_lossy(key).into_owned()
 }
 
 fn named<const N: usize>(counts: [(&str, u64); N]) -> impl Iterator<Item = (String, u64)> {

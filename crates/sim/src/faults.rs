@@ -64,15 +64,19 @@ impl World {
             ServerKind::Register => {
                 let slot = &mut self.registers[server.index];
                 slot.server = server;
-                let register = Register::new(RegisterConfig {
-                    secret_key: self.plan.secret.clone(),
-                    auth_timeout: AUTH_TIMEOUT,
-                    limits: RegisterLimits {
-                        connection_count_max: 1000,
-                        line_bytes_max: 4096,
-                        queued_bytes_max: 1 << 20,
+                let register = Register::new(
+                    RegisterConfig {
+                        secret_key: self.plan.secret.clone(),
+                        auth_timeout: AUTH_TIMEOUT,
+                        limits: RegisterLimits {
+                            connection_count_max: 1000,
+                            line_bytes_max: 4096,
+                            queued_bytes_max: 1 << 20,
+                        },
+                        ..RegisterConfig::default()
                     },
-                });
+                    self.now,
+                );
                 slot.process = Some(Process::new(vec![register], self.now));
             }
         }

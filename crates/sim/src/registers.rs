@@ -128,6 +128,13 @@ impl World {
                     self.worker_learns(worker, register, addresses);
                 }
             }
+            RegisterClientOutput::Lease { .. }
+            | RegisterClientOutput::Refused(_)
+            | RegisterClientOutput::Home(_)
+            | RegisterClientOutput::Gateways(_)
+            | RegisterClientOutput::NoLease => {
+                self.fail(format!("{owner:?} was told {output:?}, which is not for its role"));
+            }
             RegisterClientOutput::BadLine(error) => {
                 self.fail(format!("{owner:?} got a line it does not understand: {error:?}"));
             }

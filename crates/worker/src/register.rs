@@ -151,7 +151,9 @@ async fn read_line(lines: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option
 /// The gateways of a `broadcast_addresses` line. Addresses that are no IPv4 address and port cannot be in a client_id,
 /// so no worker could reach their clients: they are left out.
 fn announced(line: &[u8]) -> Result<BTreeSet<SocketAddrV4>, FromRegisterError> {
-    let FromRegister::BroadcastAddresses(addresses) = FromRegister::decode(line)?;
+    let FromRegister::BroadcastAddresses(addresses) = FromRegister::decode(line)? else {
+        return Err(FromRegisterError::UnknownEvent);
+    };
     let (known, odd): (Vec<_>, Vec<_>) =
         addresses.iter().map(|text| text.parse()).partition(Result::is_ok);
     if !odd.is_empty() {

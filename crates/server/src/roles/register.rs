@@ -1,5 +1,6 @@
 //! The register role: one unpinned shard.
 
+use tengate_base::Instant;
 use tengate_io::{ListenSpec, Pinning, ShardExit, Sharing, bind};
 use tengate_proto::register::{AUTH_TIMEOUT, Register, RegisterConfig, RegisterLimits};
 use tengate_proto::secret::SecretKey;
@@ -25,14 +26,16 @@ pub(super) fn start(
         secret_key: SecretKey::new(key.map_or_else(String::new, |key| key.0)),
         auth_timeout: AUTH_TIMEOUT,
         limits: RegisterLimits::default(),
+        ..RegisterConfig::default()
     };
     let address = section.listen.get_ref().0;
     let listener =
         bind(&ListenSpec { addr: address, backlog: BACKLOG, sharing: Sharing::ByHost }, 1)?;
     let shell = tengate_io::Config { pinning: Pinning::Off, ..tengate_io::Config::for_shards(1) };
     let running = tengate_io::run(&shell, vec![listener], move |_| {
-        Hosted::new(Register::new(settings.clone()), vec!["Text"])
+        // The shell's clock starts with the shards, so that this is its origin.
+        Hosted::new(Register::new(settings.clone(), Instant::ZERO), vec!["Text"])
     })?;
     info!(%address, "the register listens");
-    Service::new("register", format!("text://{address}"), Vec::new(), running, exits)
+    Service::new(super::REGISTER, format!("text://{address}"), Vec::new(), running, exits)
 }
