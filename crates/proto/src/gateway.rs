@@ -2,8 +2,11 @@
 //!
 //! Follow a message: bytes of a client become messages in [`inbound`], an event for the bound worker in [`route`], and go
 //! into that worker's link or over the [`mesh`] to the shard that owns it. A worker's frame enters in [`link`], goes to the
-//! shards it concerns, is carried out in [`command`], and reaches clients through [`deliver`]. Questions are answered in
-//! parts, see [`query`].
+//! shards it concerns, is carried out in [`command`], and reaches clients through [`deliver`]. A [`question`] is answered in
+//! parts.
+//!
+//! In dispatched mode one dispatcher at a time, the home, takes the workers' place: [`directory`] says which, [`extension`]
+//! is what it and the gateway say to each other, [`hints`] tells it which uids and groups are here.
 //!
 //! Cost: no allocation a message in steady state; an event is encoded once, in the buffer it leaves from.
 
@@ -11,12 +14,16 @@ mod client;
 mod command;
 mod config;
 mod deliver;
+mod directory;
+mod extension;
 mod heartbeat;
+mod hints;
 mod ids;
 mod inbound;
 mod link;
 mod members;
 mod mesh;
+mod question;
 mod route;
 mod stats;
 mod workers;
@@ -25,6 +32,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::hash::BuildHasher;
+use core::net::{IpAddr, Ipv6Addr};
 
 use foldhash::fast::FixedState;
 use tengate_base::{
@@ -34,16 +42,22 @@ use tengate_base::{
 
 use client::{Client, Codec};
 use deliver::Encoded;
-use ids::{ConnectionIds, shard_of};
+use directory::Homes;
+use hints::Hints;
+use ids::ConnectionIds;
 use link::Link;
 use members::{Groups, Uids};
 use mesh::Mesh;
 use route::Waiting;
 use workers::Workers;
 
-pub use config::{Config, Heartbeat, Listener, Ping, Protocol, Routing, SlowClient, SlowWorker};
+pub use config::{
+    Config, Heartbeat, Listener, Mode, Ping, Protocol, Routing, SlowClient, SlowWorker,
+};
+pub use ids::ProcIdError;
 pub use stats::Stats;
 
+use crate::wire::extension::proc_id_of;
 use crate::wire::header::Command;
 
 /// One shard of a gateway.
@@ -53,21 +67,29 @@ use crate::wire::header::Command;
 pub struct Gateway {
     config: Arc<Config>,
     shard: ShardId,
+    /// That of shard 0.
+    first_proc_id: u16,
     ids: ConnectionIds,
     /// By connection index.
     slots: ChunkedVec<Slot>,
+    /// By connection index, in dispatched mode: addresses of clients without an IPv4 address.
+    ipv6: ChunkedVec<Ipv6Addr>,
     /// connection_id ⇒ connection index.
     by_id: IndexTable,
     hasher: FixedState,
     uids: Uids,
     groups: Groups,
+    hints: Hints,
     workers: Workers,
+    /// Of shard 0.
+    homes: Homes,
     waiting: Waiting,
     wheel: TimerWheel,
     encoded: Encoded,
     /// Room for the receivers of one message.
     receivers: Vec<u32>,
     next_serial: u32,
+    next_seq: u32,
     stats: Stats,
 }
 
@@ -110,18 +132,23 @@ impl Gateway {
         let seed = config.seed.wrapping_add(u64::from(shard.0));
         Self {
             shard,
-            ids: ConnectionIds::new(shard, config.number_bits),
+            first_proc_id: 0,
+            ids: ConnectionIds::new(shard.0, config.number_bits),
             slots: ChunkedVec::new(),
+            ipv6: ChunkedVec::new(),
             by_id: IndexTable::new(),
             hasher: FixedState::with_seed(seed),
             uids: Uids::new(seed),
             groups: Groups::new(seed),
+            hints: Hints::default(),
             workers: Workers::new(config.routing, usize::from(shard.0), seed),
+            homes: Homes::default(),
             waiting: Waiting::default(),
             wheel: TimerWheel::new(TICK, now),
             encoded: Encoded::default(),
             receivers: Vec::new(),
             next_serial: 0,
+            next_seq: 0,
             stats: Stats::default(),
             config,
         }
@@ -130,6 +157,25 @@ impl Gateway {
     /// Takes over a configuration with the same listeners, shards and addresses; what exists already keeps its timers.
     pub fn reload(&mut self, config: Arc<Config>) {
         self.config = config;
+    }
+
+    /// Numbers the shards of this gateway in the cluster, from `first` on; without it, from 0 on. To be told to every shard,
+    /// before clients and links.
+    ///
+    /// # Errors
+    /// A connection_id has no room for such a `proc_id`, or there are connections already.
+    pub fn set_first_proc_id(&mut self, first: u16) -> Result<(), ProcIdError> {
+        let (shards, number_bits) = (self.config.shards, self.config.number_bits);
+        ids::check(first, shards, number_bits)?;
+        if first == self.first_proc_id {
+            return Ok(());
+        }
+        if self.by_id.len() > 0 || self.stats.links > 0 {
+            return Err(ProcIdError::InUse);
+        }
+        self.first_proc_id = first;
+        self.ids = ConnectionIds::new(first + self.shard.0, number_bits);
+        Ok(())
     }
 
     /// What this shard has done so far.
@@ -214,8 +260,14 @@ impl Gateway {
 
     /// The shard that owns a connection_id, if there is one.
     fn owner(&self, connection_id: u32) -> Option<ShardId> {
-        let shard = shard_of(connection_id, self.config.number_bits);
-        (shard.0 < self.config.shards).then_some(shard)
+        let proc_id = proc_id_of(connection_id, self.config.number_bits);
+        let shard = proc_id.checked_sub(self.first_proc_id)?;
+        (shard < self.config.shards).then_some(ShardId(shard))
+    }
+
+    /// What names a shard where no client is meant.
+    fn first_connection_id(&self, shard: ShardId) -> u32 {
+        u32::from(self.first_proc_id + shard.0) << self.config.number_bits
     }
 
     /// Every other shard.
@@ -274,6 +326,13 @@ impl Gateway {
                 listener.heartbeat.as_ref().map(|heartbeat| now + heartbeat.tick())
             }
         };
+        if client.ip == 0 && self.config.mode == Mode::Dispatched {
+            self.ipv6.grow_to(conn.0 as usize + 1, || Ipv6Addr::UNSPECIFIED);
+            self.ipv6[conn.0 as usize] = match opened.peer.ip() {
+                IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+                IpAddr::V6(ip) => ip,
+            };
+        }
         self.put(conn, Slot::Client(client));
         let (hasher, slots) = (&self.hasher, &self.slots);
         self.by_id.insert_unique(hasher.hash_one(connection_id), conn.0, |index| {
@@ -308,8 +367,11 @@ impl Gateway {
             self.workers.release(client.worker);
         }
         self.by_id.remove(self.hasher.hash_one(connection_id), |index| index == conn.0);
-        self.uids.unbind(conn.0);
-        self.groups.leave_all(conn.0);
+        self.uids.unbind(conn.0, &mut self.hints);
+        self.groups.leave_all(conn.0, &mut self.hints);
+        if self.hints.any() {
+            self.send_hints(sink);
+        }
         self.wheel.cancel(conn.0);
         self.slots[conn.0 as usize] = Slot::Free;
     }

@@ -121,6 +121,17 @@ impl<T: Default> Names<T> {
         self.entries.get(index as usize).is_some_and(|entry| !entry.name.is_empty())
     }
 
+    /// Entries by their index, from `index` on; those not in use have no name.
+    pub(crate) fn by_index(&self, index: u32) -> impl Iterator<Item = (u32, Option<&[u8]>)> {
+        let len = u32::try_from(self.entries.len()).unwrap_or(NONE);
+        (index..len).map(|index| {
+            let name = self.name(index);
+            // An entry not in use has an empty name, as one that is in use may have.
+            let in_use = !name.is_empty() || self.find(name) == Some(index);
+            (index, in_use.then_some(name))
+        })
+    }
+
     /// Every name, oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let step = |index: u32| (index != NONE).then_some(index);
@@ -128,5 +139,25 @@ impl<T: Default> Names<T> {
             step(self.entries[*index as usize].next)
         })
         .map(|index| self.name(index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    #[test]
+    fn entries_keep_their_index_and_those_not_in_use_have_no_name() {
+        let mut names = Names::<u8>::new(1);
+        for name in [&b"a"[..], b"", b"c", b"d"] {
+            names.find_or_insert(name);
+        }
+        names.remove(0);
+        names.remove(2);
+        let all: Vec<_> = names.by_index(0).collect();
+        assert_eq!(all, [(0, None), (1, Some(&b""[..])), (2, None), (3, Some(&b"d"[..]))]);
+        assert_eq!(names.by_index(3).count(), 1);
+        assert_eq!(names.by_index(9).count(), 0);
     }
 }

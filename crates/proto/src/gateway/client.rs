@@ -30,12 +30,22 @@ pub(super) struct Client {
     pub(super) silence: i16,
     /// It was in a group once, so that its list of groups is an empty array and not null.
     pub(super) had_group: bool,
-    /// It is not read, because its worker is slow or there is none.
-    pub(super) paused: bool,
+    /// Why it is not read: bits of [`Pause`], none while it is.
+    pub(super) paused: u8,
     /// It is being closed as soon as its last bytes are written.
     pub(super) closing: bool,
     /// No worker ever took its events, so none hears of its end.
     pub(super) abandoned: bool,
+}
+
+/// A reason not to read a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Pause {
+    /// Its worker is slow or there is none.
+    NoWorker = 1,
+    /// The gateway's home wants it so.
+    Home = 2,
 }
 
 /// Where a client is in its protocol.
@@ -86,7 +96,7 @@ impl Client {
             worker: WorkerRef::NONE,
             silence: HEARD,
             had_group: false,
-            paused: false,
+            paused: 0,
             closing: false,
             abandoned: false,
         }

@@ -34,6 +34,9 @@ impl Gateway {
         if done.is_none() {
             self.stats.command_ignored += 1;
         }
+        if self.hints.any() {
+            self.send_hints(sink);
+        }
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "only commands for one client come here")]
@@ -65,13 +68,15 @@ impl Gateway {
                 let client = self.client_mut(conn)?;
                 client.session = merge_sessions(&client.session, frame.ext)?;
             }
-            Command::BindUid => self.uids.bind(conn.0, non_empty(frame.ext)?),
-            Command::UnbindUid => self.uids.unbind(conn.0),
+            Command::BindUid => self.uids.bind(conn.0, non_empty(frame.ext)?, &mut self.hints),
+            Command::UnbindUid => self.uids.unbind(conn.0, &mut self.hints),
             Command::JoinGroup => {
-                self.groups.join(conn.0, non_empty(frame.ext)?);
+                self.groups.join(conn.0, non_empty(frame.ext)?, &mut self.hints);
                 self.client_mut(conn)?.had_group = true;
             }
-            Command::LeaveGroup => self.groups.leave(conn.0, non_empty(frame.ext)?),
+            Command::LeaveGroup => {
+                self.groups.leave(conn.0, non_empty(frame.ext)?, &mut self.hints);
+            }
             _ => return None,
         }
         Some(())
@@ -98,7 +103,7 @@ impl Gateway {
             return Some(());
         }
         match command {
-            Command::Ungroup => self.groups.dissolve(non_empty(frame.ext)?),
+            Command::Ungroup => self.groups.dissolve(non_empty(frame.ext)?, &mut self.hints),
             // A worker's own keep-alive.
             Command::Ping => {}
             _ => return None,
@@ -144,7 +149,7 @@ impl Gateway {
 
     /// This shard's part of the answer to a query.
     #[expect(clippy::wildcard_enum_match_arm, reason = "only queries come here")]
-    pub(super) fn answer(&self, command: Command, frame: &InnerFrame<'_>) -> Partial {
+    pub(super) fn answer_query(&self, command: Command, frame: &InnerFrame<'_>) -> Partial {
         match command {
             Command::IsOnline => whole(|out| {
                 write::int(i64::from(self.find(frame.header.connection_id).is_some()), out)

@@ -10,9 +10,11 @@ use crate::wire::length_field::LengthField;
 /// Settings of one gateway, the same for all its shards.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Who gets the events of clients. Does not change while the gateway lives.
+    pub mode: Mode,
     /// How many shards the gateway has. From 1 to 2^(32 - `number_bits`).
     pub shards: u16,
-    /// Bits of a connection_id that number a client within its shard; the bits above hold the shard. From 8 to 31.
+    /// Bits of a connection_id that number a client within its shard; the bits above hold its `proc_id`. From 8 to 31.
     pub number_bits: u8,
     /// The address announced to the register, which every client_id carries.
     pub lan_ip: Ipv4Addr,
@@ -34,6 +36,9 @@ pub struct Config {
     pub no_worker_grace: Duration,
     /// Most bytes of events that wait for a worker, for each shard.
     pub no_worker_bytes_max: usize,
+    /// How long a dispatcher that is the gateway's home no more may take to give back what it could not deliver; then its
+    /// link is closed.
+    pub detach_timeout: Duration,
     /// How long a worker link may take to show the secret key.
     pub auth_timeout: Duration,
     /// How long a client may take to receive its last bytes after a graceful close.
@@ -42,6 +47,15 @@ pub struct Config {
     pub pending_queries_max: usize,
     /// Seed of the routing choice and of the hash tables. Unpredictable to clients.
     pub seed: u64,
+}
+
+/// Who gets the events of clients (docs/protocol.md#extension).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Workers link to the gateway, as GatewayWorker's do.
+    Direct,
+    /// Dispatchers do, and one of them at a time, the gateway's home, gets every event.
+    Dispatched,
 }
 
 /// One client-side port.
@@ -142,6 +156,7 @@ impl Config {
     /// A gateway with one websocket listener and GatewayWorker's defaults.
     pub fn with_defaults(lan_ip: Ipv4Addr, lan_port: u16) -> Self {
         Self {
+            mode: Mode::Direct,
             shards: 1,
             number_bits: 22,
             lan_ip,
@@ -154,6 +169,7 @@ impl Config {
             routing: Routing::LeastConnections,
             no_worker_grace: Duration::from_secs(5),
             no_worker_bytes_max: 16 << 20,
+            detach_timeout: Duration::from_secs(5),
             auth_timeout: Duration::from_secs(10),
             close_linger: Duration::from_secs(10),
             pending_queries_max: 1024,

@@ -38,7 +38,7 @@ impl Gateway {
         let mut codec = core::mem::take(&mut client.codec);
         let mut at = 0;
         while at < bytes.len() {
-            if self.client(conn).is_none_or(|client| client.paused || client.closing) {
+            if self.client(conn).is_none_or(|client| client.paused != 0 || client.closing) {
                 break;
             }
             match self.step(now, conn, door, &mut codec, &mut bytes[at..], sink) {
@@ -260,7 +260,7 @@ impl Gateway {
         self.start_heartbeat(now, conn, door);
         let Some(client) = self.client_mut(conn) else { return };
         // A client we do not read cannot prove that it lives.
-        if client.paused {
+        if client.paused != 0 {
             return;
         }
         match heartbeat::tick(&mut client.silence, heartbeat.not_response_limit) {

@@ -1,4 +1,4 @@
-//! A worker's or GatewayClient's connection: who it is, its frames, the order of its answers, its pace
+//! A worker's, dispatcher's or GatewayClient's connection: who it is, its frames, its pace
 //! (docs/protocol.md#inner-frames).
 
 use alloc::collections::VecDeque;
@@ -10,8 +10,12 @@ use core::time::Duration;
 
 use tengate_base::{Closed, ConnId, How, Instant, Opened, ShardId, Sink};
 
-use super::config::SlowWorker;
+use super::client::Pause;
+use super::config::{Mode, SlowWorker};
+use super::directory::{DIRECTORY, DISPATCHER};
+use super::extension::{Standing, is_usable};
 use super::mesh::{LinkId, Mesh};
+use super::question::Question;
 use super::{Gateway, Slot, route};
 use crate::query::{Partial, Pending};
 use crate::wire::ext::{GatewayClientConnect, WorkerConnect};
@@ -20,24 +24,26 @@ use crate::wire::header::{Command, FLAG_SCALAR, Header, InnerFrame};
 /// A connection on the inner address.
 #[derive(Debug)]
 pub(super) struct Link {
-    serial: u32,
+    /// Tells it from others that had its connection index, and a home's time from its next.
+    pub(super) serial: u32,
     peer: IpAddr,
     authorized: bool,
-    /// Set once a worker identified itself: `remote ip:name:id`.
+    /// Set once a worker identified itself: `remote ip:name:id`; or a dispatcher: `dispatcher:address`.
     key: Option<String>,
+    /// Set for a dispatcher.
+    pub(super) standing: Option<Standing>,
     /// Queries whose answers are not complete, in the order they came.
-    pending: VecDeque<Pending<ShardId>>,
-    next_seq: u32,
+    pub(super) pending: VecDeque<Pending<ShardId>>,
     /// Read no further until pending queries are answered.
-    paused: bool,
+    pub(super) paused: bool,
     /// Read no further until it has read what it asked for.
-    choked: bool,
+    pub(super) choked: bool,
     /// Its queue passed the limit and has not come down yet.
-    slow: bool,
+    pub(super) slow: bool,
     /// It is being closed as soon as its last bytes are written.
-    closing: bool,
-    /// Shards that send it no more events and wait for what it could not write.
-    waiting_shards: Vec<ShardId>,
+    pub(super) closing: bool,
+    /// Shards that send it no more events and wait for what it could not write, or deliver.
+    pub(super) waiting_shards: Vec<ShardId>,
     /// Events that came while it was being closed.
     late: Vec<u8>,
 }
@@ -51,24 +57,23 @@ impl Link {
 /// How often a worker hears from an idle gateway: PHP's `PERSISTENCE_CONNECTION_PING_INTERVAL`.
 const PING_INTERVAL: Duration = Duration::from_secs(25);
 
-/// Workers one gateway takes.
-const WORKERS_MAX: usize = 16_384;
-
 /// What may go on with a link after a frame.
-enum Next {
+pub(super) enum Next {
+    /// It is read further.
     Read,
+    /// It is closed.
     Stop,
 }
 
 impl Gateway {
     pub(super) fn open_link(&mut self, now: Instant, opened: &Opened) {
         let link = Link {
-            serial: self.next_serial,
+            serial: self.take_serial(),
             peer: opened.peer.ip().to_canonical(),
             authorized: self.config.secret_key.is_empty(),
             key: None,
+            standing: None,
             pending: VecDeque::new(),
-            next_seq: 0,
             paused: false,
             choked: false,
             slow: false,
@@ -76,7 +81,6 @@ impl Gateway {
             waiting_shards: Vec::new(),
             late: Vec::new(),
         };
-        self.next_serial = self.next_serial.wrapping_add(1);
         self.stats.links += 1;
         if !link.authorized {
             self.wheel.set(opened.conn.0, now + self.config.auth_timeout);
@@ -84,20 +88,25 @@ impl Gateway {
         self.put(opened.conn, Slot::Link(link.into()));
     }
 
-    fn link_mut(&mut self, conn: ConnId) -> Option<&mut Link> {
+    pub(super) fn take_serial(&mut self) -> u32 {
+        let next = self.next_serial.wrapping_add(1);
+        core::mem::replace(&mut self.next_serial, next)
+    }
+
+    pub(super) fn link_mut(&mut self, conn: ConnId) -> Option<&mut Link> {
         match self.slots.get_mut(conn.0 as usize) {
             Some(Slot::Link(link)) => Some(link),
             Some(Slot::Free | Slot::Client(_)) | None => None,
         }
     }
 
-    fn link_id(&mut self, conn: ConnId) -> Option<LinkId> {
+    pub(super) fn link_id(&mut self, conn: ConnId) -> Option<LinkId> {
         let shard = self.shard;
         self.link_mut(conn).map(|link| LinkId { shard, conn, serial: link.serial })
     }
 
     /// This very link, also while it is being closed.
-    fn open_link_mut(&mut self, id: LinkId) -> Option<&mut Link> {
+    pub(super) fn open_link_mut(&mut self, id: LinkId) -> Option<&mut Link> {
         self.link_mut(id.conn).filter(|link| link.serial == id.serial)
     }
 
@@ -170,10 +179,13 @@ impl Gateway {
         }
         match command {
             Some(command) if command.is_query() => {
-                self.handle_query(now, conn, command, frame, encoded, sink)
+                self.handle_question(now, conn, Question::Query(command), frame, encoded, sink)
+            }
+            Some(command) if command.is_event() => {
+                self.handle_returned(now, conn, frame, encoded, sink)
             }
             Some(command) => self.handle_command(now, command, frame, encoded, sink),
-            None => self.stats.command_ignored += 1,
+            None => self.handle_extension(now, conn, frame, encoded, sink),
         }
         Next::Read
     }
@@ -189,34 +201,57 @@ impl Gateway {
     ) -> Next {
         let hello = if is_worker {
             WorkerConnect::decode(frame.body)
-                .map(|hello| (Some(hello.worker_key), hello.secret_key))
+                .map(|hello| (Some((hello.worker_key, hello.tengate)), hello.secret_key))
         } else {
             GatewayClientConnect::decode(frame.body).map(|hello| (None, hello.secret_key))
         };
-        let Ok((worker_key, shown)) = hello else { return self.refuse(now, conn, sink) };
+        let Ok((worker, shown)) = hello else { return self.refuse(now, conn, sink) };
         if !self.config.secret_key.matches(&shown) {
             return self.refuse(now, conn, sink);
         }
+        let mode = self.config.mode;
         let Some(link) = self.link_mut(conn) else { return Next::Stop };
         link.authorized = true;
-        let (Some(worker_key), None) = (worker_key, &link.key) else {
-            if link.key.is_none() {
-                self.wheel.cancel(conn.0);
-            }
+        if link.key.is_some() {
             return Next::Read;
+        }
+        let dispatcher = worker.as_ref().and_then(|(_, offer)| offer.as_ref()?.dispatcher.as_ref());
+        let key = match (&worker, dispatcher, mode) {
+            (Some((_, Some(offer))), Some(address), Mode::Dispatched) if is_usable(offer) => {
+                link.standing = Some(Standing::Candidate);
+                self.welcome(conn, sink);
+                format!("{DISPATCHER}{address}")
+            }
+            (_, Some(_), _) => return self.refuse_dispatcher(now, conn, sink),
+            (Some((worker_key, _)), None, Mode::Direct) => format!("{}:{worker_key}", link.peer),
+            // Dispatchers get the events; a worker may command and ask.
+            (Some(_), None, Mode::Dispatched) | (None, None, _) => {
+                self.wheel.cancel(conn.0);
+                return Next::Read;
+            }
         };
-        let key = format!("{}:{worker_key}", link.peer);
-        link.key = Some(key.clone());
+        self.identified(now, conn, key, sink);
+        Next::Read
+    }
+
+    /// A worker or dispatcher has said who it is.
+    fn identified(&mut self, now: Instant, conn: ConnId, key: String, sink: &mut impl Sink) {
+        let Some(id) = self.link_id(conn) else { return };
         sink.keep_frames(conn);
+        self.arm_ping(now, conn);
+        self.tell(now, DIRECTORY, &Mesh::Join { link: id, key: key.as_bytes() }, sink);
+        if let Some(link) = self.link_mut(conn) {
+            link.key = Some(key);
+        }
+    }
+
+    /// The timer of a worker's link that is as it should be: PHP keeps idle links alive, but not within a machine.
+    pub(super) fn arm_ping(&mut self, now: Instant, conn: ConnId) {
         if self.config.lan_ip == Ipv4Addr::LOCALHOST {
             self.wheel.cancel(conn.0);
         } else {
             self.wheel.set(conn.0, now + PING_INTERVAL);
         }
-        if let Some(link) = self.link_id(conn) {
-            self.tell(now, DIRECTORY, &Mesh::Join { link, key: key.as_bytes() }, sink);
-        }
-        Next::Read
     }
 
     fn refuse(&mut self, now: Instant, conn: ConnId, sink: &mut impl Sink) -> Next {
@@ -228,6 +263,9 @@ impl Gateway {
     pub(super) fn handle_link_due(&mut self, now: Instant, conn: ConnId, sink: &mut impl Sink) {
         let Some(link) = self.link_mut(conn) else { return };
         if link.closing {
+            self.close_link(now, conn, How::GiveBack, sink);
+        } else if link.standing == Some(Standing::Leaving) {
+            self.stats.detach_timeout += 1;
             self.close_link(now, conn, How::GiveBack, sink);
         } else if link.key.is_some() {
             let ping =
@@ -273,7 +311,7 @@ impl Gateway {
             return;
         }
         for frame in route::split(unsent).chain(route::split(&link.late)) {
-            if let Some(shard) = route::client_of(frame).and_then(|client| self.owner(client)) {
+            if let Some(shard) = route::event_of(frame).and_then(|client| self.owner(client)) {
                 self.tell(now, shard, &Mesh::Return { link: id, frame }, sink);
             }
         }
@@ -319,7 +357,7 @@ impl Gateway {
         worker.slow = slow;
         if !slow {
             for conn in core::mem::take(&mut worker.backlog.paused) {
-                self.unpause(conn, sink);
+                self.unpause(conn, Pause::NoWorker, sink);
             }
         }
     }
@@ -349,87 +387,6 @@ impl Gateway {
         }
     }
 
-    fn handle_query(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        command: Command,
-        frame: &InnerFrame<'_>,
-        encoded: &[u8],
-        sink: &mut impl Sink,
-    ) {
-        let Some(id) = self.link_id(conn) else { return };
-        let owner = self.owner(frame.header.connection_id).unwrap_or(self.shard);
-        let asked: Vec<ShardId> = if command.is_for_one_client() {
-            [owner].into()
-        } else {
-            (0..self.config.shards).map(ShardId).collect()
-        };
-        let limit = self.config.pending_queries_max;
-        let Some(link) = self.link_mut(conn) else { return };
-        let seq = link.next_seq;
-        link.next_seq = seq.wrapping_add(1);
-        link.pending.push_back(Pending::new(seq, command, frame.ext, &asked));
-        if link.pending.len() >= limit {
-            link.paused = true;
-            sink.pause(conn);
-        }
-        for shard in asked {
-            if shard == self.shard {
-                let part = self.answer(command, frame);
-                self.collect(conn, seq, shard, part, sink);
-            } else {
-                self.tell(now, shard, &Mesh::Query { link: id, seq, frame: encoded }, sink);
-            }
-        }
-    }
-
-    /// Puts one shard's part to its query, and sends every answer that is complete and next in order.
-    fn collect(
-        &mut self,
-        conn: ConnId,
-        seq: u32,
-        from: ShardId,
-        part: Partial,
-        sink: &mut impl Sink,
-    ) {
-        let limit = self.config.pending_queries_max;
-        let Some(link) = self.link_mut(conn) else { return };
-        if let Some(pending) = link.pending.iter_mut().find(|pending| pending.seq == seq) {
-            pending.put(from, part);
-        }
-        let mut answered = 0;
-        while link.pending.front().is_some_and(Pending::is_complete)
-            && let Some(pending) = link.pending.pop_front()
-        {
-            pending.encode(sink.buffer(conn));
-            answered += 1;
-        }
-        if link.paused && link.pending.len() <= limit / 2 {
-            link.paused = false;
-            if !link.choked {
-                sink.resume(conn);
-            }
-        }
-        self.stats.queries += answered;
-        self.choke(conn, sink);
-    }
-
-    /// Reads a link no further while it does not read its answers.
-    fn choke(&mut self, conn: ConnId, sink: &mut impl Sink) {
-        let limit = self.config.send_to_worker_bytes_max;
-        if sink.queued(conn) < limit || sink.flush(conn) < limit {
-            return;
-        }
-        if let Some(link) = self.link_mut(conn)
-            && !link.choked
-        {
-            link.choked = true;
-            sink.pause(conn);
-            sink.notify_below(conn, limit / 2);
-        }
-    }
-
     /// Carries out a message of another shard, or of this one to itself.
     pub(super) fn handle_message(
         &mut self,
@@ -446,41 +403,26 @@ impl Gateway {
                     self.execute(now, command, &frame, sink);
                 }
             }
-            Mesh::Query { link, seq, frame } => {
-                let Some((command, frame)) = known(frame) else { return };
-                let mut partial = core::mem::take(&mut self.encoded.scratch);
-                partial.clear();
-                self.answer(command, &frame).encode(&mut partial);
-                Mesh::Reply { link, seq, partial: &partial }.encode(sink.mesh(link.shard));
-                self.encoded.scratch = partial;
-            }
+            Mesh::Query { .. } => self.handle_remote_question(message, sink),
             Mesh::Reply { link, seq, partial } => {
-                if self.is_link(link)
-                    && let Some(part) = Partial::decode(partial)
-                {
+                if let Some(part) = Partial::decode(partial) {
                     self.collect(link.conn, seq, from, part, sink);
                 }
             }
-            // As when a newer link takes its place: its shard closes it.
-            Mesh::Join { link, .. } if self.workers.up().count() >= WORKERS_MAX => {
-                self.tell(now, link.shard, &Mesh::WorkerDown { link }, sink);
-            }
-            Mesh::Join { link, key } => {
-                if let Some(older) = self.workers.by_key(key) {
-                    self.tell_all(now, &Mesh::WorkerDown { link: older }, sink);
-                }
-                self.tell_all(now, &Mesh::WorkerUp { link, key }, sink);
-            }
-            Mesh::Leave { link } => self.tell_all(now, &Mesh::WorkerDown { link }, sink),
+            Mesh::Join { link, key } => self.handle_join(now, link, key, sink),
+            Mesh::Leave { link } => self.handle_leave(now, link, sink),
             Mesh::WorkerUp { link, key } => self.handle_worker_up(now, link, key, sink),
             Mesh::WorkerDown { link } => self.handle_worker_down(now, link, sink),
-            Mesh::DownAck { link } => match self.open_link_mut(link) {
-                // What it cannot write comes back when it is gone, and is older than what `from` will send elsewhere.
-                Some(open) => open.waiting_shards.push(from),
-                None => self.tell(now, from, &Mesh::Drained { link }, sink),
-            },
+            Mesh::DownAck { link } => self.handle_down_ack(now, from, link, sink),
             Mesh::Drained { link } => self.handle_link_emptied(now, link, sink),
             Mesh::Pace { link, slow } => self.handle_pace(link, slow, sink),
+            Mesh::Detach { link } => self.handle_detach(now, link, sink),
+            Mesh::Detached { link, serial } => self.handle_detached(now, link, serial, sink),
+            Mesh::Drain { link } => self.handle_drain(now, link, sink),
+            Mesh::Names { link, changes } => self.handle_names(from, link, changes, sink),
+            Mesh::PaceClient { link, client, stop } => {
+                self.handle_pace_client(link, client, stop, sink);
+            }
         }
     }
 
@@ -501,9 +443,6 @@ impl Gateway {
         }
     }
 }
-
-/// The shard that decides which workers there are, so that all shards see the same changes in the same order.
-const DIRECTORY: ShardId = ShardId(0);
 
 /// A frame of another shard, which decoded it before it sent it on.
 fn known(frame: &[u8]) -> Option<(Command, InnerFrame<'_>)> {

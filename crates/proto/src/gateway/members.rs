@@ -8,7 +8,9 @@ use core::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use tengate_base::{ChunkedVec, IndexTable};
 
+use super::hints::Hints;
 use crate::names::{NONE, Names};
+use crate::wire::extension::NameKind;
 
 /// uid ⇒ clients. A client has one uid at most.
 #[derive(Debug)]
@@ -50,21 +52,24 @@ impl Uids {
     }
 
     /// Binds `client` to `uid`, at the end of its list, moving it from any uid it had.
-    pub(super) fn bind(&mut self, client: u32, uid: &[u8]) {
-        self.unbind(client);
+    pub(super) fn bind(&mut self, client: u32, uid: &[u8], hints: &mut Hints) {
+        self.unbind(client, hints);
         let at = client as usize;
         self.places.grow_to(at + 1, || NOWHERE);
         let index = self.names.find_or_insert(uid);
         let ends = self.names.value_mut(index);
         self.places[at] = Place { uid: index, prev: ends.last, next: NONE };
         match ends.last {
-            NONE => ends.first = client,
+            NONE => {
+                ends.first = client;
+                hints.gained(NameKind::Uid, uid);
+            }
             last => self.places[last as usize].next = client,
         }
         ends.last = client;
     }
 
-    pub(super) fn unbind(&mut self, client: u32) {
+    pub(super) fn unbind(&mut self, client: u32, hints: &mut Hints) {
         let Some(place) = self.places.get_mut(client as usize) else { return };
         let Place { uid, prev, next } = core::mem::replace(place, NOWHERE);
         if uid == NONE {
@@ -80,6 +85,7 @@ impl Uids {
             next => self.places[next as usize].prev = prev,
         }
         if ends.first == NONE {
+            hints.lost(NameKind::Uid, self.names.name(uid));
             self.names.remove(uid);
         }
     }
@@ -94,6 +100,11 @@ impl Uids {
     pub(super) fn clients(&self, uid: &[u8]) -> impl Iterator<Item = u32> {
         let first = self.names.find(uid).map_or(NONE, |index| self.names.value(index).first);
         list(first, |client| self.places[client as usize].next)
+    }
+
+    /// Uids by the index of their entry, from `index` on.
+    pub(super) fn by_index(&self, index: u32) -> impl Iterator<Item = (u32, Option<&[u8]>)> {
+        self.names.by_index(index)
     }
 }
 
@@ -144,8 +155,8 @@ impl Groups {
     }
 
     /// Puts `client` into `group`; no change when it is there already.
-    pub(super) fn join(&mut self, client: u32, group: &[u8]) {
-        let group = self.names.find_or_insert(group);
+    pub(super) fn join(&mut self, client: u32, name: &[u8], hints: &mut Hints) {
+        let group = self.names.find_or_insert(name);
         if self.find(client, group).is_some() {
             return;
         }
@@ -169,7 +180,10 @@ impl Groups {
                 .expect("memory ends before four thousand million memberships")
         };
         match in_group.ends.last {
-            NONE => in_group.ends.first = index,
+            NONE => {
+                in_group.ends.first = index;
+                hints.gained(NameKind::Group, name);
+            }
             last => self.memberships[last as usize].next_in_group = index,
         }
         in_group.ends.last = index;
@@ -187,27 +201,27 @@ impl Groups {
     }
 
     /// Takes `client` out of `group`; no change when it is not there.
-    pub(super) fn leave(&mut self, client: u32, group: &[u8]) {
+    pub(super) fn leave(&mut self, client: u32, group: &[u8], hints: &mut Hints) {
         let Some(group) = self.names.find(group) else { return };
         if let Some(membership) = self.find(client, group) {
-            self.remove(membership);
+            self.remove(membership, hints);
         }
     }
 
     /// Takes `client` out of every group.
-    pub(super) fn leave_all(&mut self, client: u32) {
+    pub(super) fn leave_all(&mut self, client: u32, hints: &mut Hints) {
         while let Some(ends) = self.clients.get(client as usize) {
             if ends.first == NONE {
                 return;
             }
-            self.remove(ends.first);
+            self.remove(ends.first, hints);
         }
     }
 
     /// Takes everyone out of `group`.
-    pub(super) fn dissolve(&mut self, group: &[u8]) {
+    pub(super) fn dissolve(&mut self, group: &[u8], hints: &mut Hints) {
         while let Some(index) = self.names.find(group) {
-            self.remove(self.names.value(index).ends.first);
+            self.remove(self.names.value(index).ends.first, hints);
         }
     }
 
@@ -236,6 +250,11 @@ impl Groups {
         self.names.iter()
     }
 
+    /// Groups by the index of their entry, from `index` on.
+    pub(super) fn by_index(&self, index: u32) -> impl Iterator<Item = (u32, Option<&[u8]>)> {
+        self.names.by_index(index)
+    }
+
     fn find(&self, client: u32, group: u32) -> Option<u32> {
         let hash = self.hasher.hash_one((client, group));
         let same = |index: u32| {
@@ -245,7 +264,7 @@ impl Groups {
         self.by_pair.find(hash, same)
     }
 
-    fn remove(&mut self, index: u32) {
+    fn remove(&mut self, index: u32, hints: &mut Hints) {
         let membership = self.memberships[index as usize];
         let hash = self.hasher.hash_one((membership.client, membership.group));
         self.by_pair.remove(hash, |found| found == index);
@@ -269,6 +288,7 @@ impl Groups {
         }
         in_group.count -= 1;
         if in_group.count == 0 {
+            hints.lost(NameKind::Group, self.names.name(membership.group));
             self.names.remove(membership.group);
         }
         self.memberships[index as usize].next_in_group = core::mem::replace(&mut self.free, index);
@@ -321,18 +341,19 @@ mod tests {
         #[test]
         fn groups_agree_with_nested_arrays(steps in prop::collection::vec((0_u8..6, 0_u32..6, 0_u8..4), 1..200)) {
             let mut groups = Groups::new(7);
+            let mut hints = Hints::default();
             let mut model = Model::default();
             for (step, client, group) in steps {
                 let name = group.to_string();
                 match step {
-                    0..=2 => { groups.join(client, name.as_bytes()); model.add(&name, client); }
-                    3 => { groups.leave(client, name.as_bytes()); model.remove(&name, client); }
+                    0..=2 => { groups.join(client, name.as_bytes(), &mut hints); model.add(&name, client); }
+                    3 => { groups.leave(client, name.as_bytes(), &mut hints); model.remove(&name, client); }
                     4 => {
-                        groups.leave_all(client);
+                        groups.leave_all(client, &mut hints);
                         for name in model.order.clone() { model.remove(&name, client); }
                     }
                     _ => {
-                        groups.dissolve(name.as_bytes());
+                        groups.dissolve(name.as_bytes(), &mut hints);
                         for member in 0..6 { model.remove(&name, member); }
                     }
                 }
@@ -350,15 +371,16 @@ mod tests {
         #[test]
         fn uids_agree_with_nested_arrays(steps in prop::collection::vec((any::<bool>(), 0_u32..6, 0_u8..4), 1..200)) {
             let mut uids = Uids::new(7);
+            let mut hints = Hints::default();
             let mut model = Model::default();
             for (bind, client, uid) in steps {
                 let name = uid.to_string();
                 for other in model.order.clone() { model.remove(&other, client); }
                 if bind {
-                    uids.bind(client, name.as_bytes());
+                    uids.bind(client, name.as_bytes(), &mut hints);
                     model.add(&name, client);
                 } else {
-                    uids.unbind(client);
+                    uids.unbind(client, &mut hints);
                 }
                 prop_assert_eq!(uids.len(), model.order.len());
                 for name in ["0", "1", "2", "3"] {

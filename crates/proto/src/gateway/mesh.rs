@@ -45,6 +45,16 @@ pub(super) enum Mesh<'a> {
     Drained { link: LinkId },
     /// From the link's shard: the worker reads too slowly, or reads well again.
     Pace { link: LinkId, slow: bool },
+    /// From shard 0: this dispatcher is the home no more; its events are held until it has given back the others.
+    Detach { link: LinkId },
+    /// To shard 0: it has, and its link is known by `serial` from now on.
+    Detached { link: LinkId, serial: u32 },
+    /// To shard 0: this dispatcher is going away.
+    Drain { link: LinkId },
+    /// To the link's shard: names the sender came to hold, or holds no more, for the home behind `link`.
+    Names { link: LinkId, changes: &'a [u8] },
+    /// From the link's shard: the home wants a client read no further, or again.
+    PaceClient { link: LinkId, client: u32, stop: bool },
 }
 
 impl<'a> Mesh<'a> {
@@ -68,9 +78,17 @@ impl<'a> Mesh<'a> {
             | Self::Return { frame: rest, .. }
             | Self::Command { frame: rest }
             | Self::Join { key: rest, .. }
-            | Self::WorkerUp { key: rest, .. } => out.extend_from_slice(rest),
+            | Self::WorkerUp { key: rest, .. }
+            | Self::Names { changes: rest, .. } => out.extend_from_slice(rest),
             Self::Pace { slow, .. } => out.push(u8::from(slow)),
+            Self::Detached { serial, .. } => out.extend_from_slice(&serial.to_le_bytes()),
+            Self::PaceClient { client, stop, .. } => {
+                out.extend_from_slice(&client.to_le_bytes());
+                out.push(u8::from(stop));
+            }
             Self::Leave { .. }
+            | Self::Detach { .. }
+            | Self::Drain { .. }
             | Self::WorkerDown { .. }
             | Self::DownAck { .. }
             | Self::Drained { .. } => {}
@@ -92,6 +110,11 @@ impl<'a> Mesh<'a> {
             Self::DownAck { link } => (9, Some(link)),
             Self::Drained { link } => (10, Some(link)),
             Self::Pace { link, .. } => (11, Some(link)),
+            Self::Detach { link } => (12, Some(link)),
+            Self::Detached { link, .. } => (13, Some(link)),
+            Self::Drain { link } => (14, Some(link)),
+            Self::Names { link, .. } => (15, Some(link)),
+            Self::PaceClient { link, .. } => (16, Some(link)),
         }
     }
 
@@ -120,6 +143,15 @@ impl<'a> Mesh<'a> {
             9 => Self::DownAck { link },
             10 => Self::Drained { link },
             11 => Self::Pace { link, slow: take::<1>(bytes)? != [0] },
+            12 => Self::Detach { link },
+            13 => Self::Detached { link, serial: u32::from_le_bytes(take(bytes)?) },
+            14 => Self::Drain { link },
+            15 => Self::Names { link, changes: bytes },
+            16 => Self::PaceClient {
+                link,
+                client: u32::from_le_bytes(take(bytes)?),
+                stop: take::<1>(bytes)? != [0],
+            },
             _ => return None,
         })
     }
@@ -172,6 +204,11 @@ mod tests {
             Mesh::Drained { link },
             Mesh::Pace { link, slow: true },
             Mesh::Pace { link, slow: false },
+            Mesh::Detach { link },
+            Mesh::Detached { link, serial: 10 },
+            Mesh::Drain { link },
+            Mesh::Names { link, changes: b"names" },
+            Mesh::PaceClient { link, client: 4_194_305, stop: true },
         ];
         let mut batch = Vec::new();
         for message in &messages {

@@ -4,14 +4,16 @@
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::net::Ipv6Addr;
 
 use tengate_base::{ConnId, How, Instant, Sink};
 
 use super::Gateway;
-use super::client::Codec;
-use super::config::SlowWorker;
+use super::client::{Codec, Pause};
+use super::config::{Mode, SlowWorker};
 use super::mesh::{self, LinkId, Mesh};
 use super::workers::WorkerRef;
+use crate::wire::extension::FLAG_IPV6;
 use crate::wire::header::{Command, FLAG_SCALAR, Header, InnerFrame};
 use crate::wire::websocket;
 
@@ -71,6 +73,7 @@ impl Gateway {
             Body::Scalar(body) => (FLAG_SCALAR, body),
             Body::Serialized(body) => (0, body),
         };
+        let ipv6 = if client.ip == 0 { self.ipv6.get(conn.0 as usize).copied() } else { None };
         let header = Header {
             command: command as u8,
             local_ip: self.config.lan_ip.to_bits(),
@@ -78,7 +81,7 @@ impl Gateway {
             client_ip: client.ip,
             client_port: client.port,
             connection_id: client.connection_id,
-            flag,
+            flag: if ipv6.is_some() { flag | FLAG_IPV6 } else { flag },
             gateway_port: self.config.listeners[usize::from(client.door.0)].port,
         };
         let Some(worker) = self.workers.bound(client.worker) else {
@@ -87,14 +90,22 @@ impl Gateway {
             }
             self.stats.events += 1;
             let mut frame = Vec::new();
-            header.encode(&client.session, body, &mut frame);
+            encode(&header, ipv6, &client.session, body, &mut frame);
             // A client that leaves needs no room made for it, only its goodbye kept.
             let staying = (command != Command::OnClose).then_some(conn);
-            return self.wait(now, staying, &frame, sink);
+            if self.admit_waiting(now, staying, frame.len(), sink) {
+                self.wait(now, staying, &frame, sink);
+            }
+            return;
         };
         self.stats.events += 1;
+        if worker.detaching {
+            let mut frame = Vec::new();
+            encode(&header, ipv6, &client.session, body, &mut frame);
+            return self.hold(now, conn, command, &frame, sink);
+        }
         if worker.down {
-            return header.encode(&client.session, body, &mut worker.backlog.held);
+            return encode(&header, ipv6, &client.session, body, &mut worker.backlog.held);
         }
         let (link, slow) = (worker.link, worker.slow);
         if slow && !self.admit_slow(now, conn, command, sink) {
@@ -104,15 +115,15 @@ impl Gateway {
         let Some(client) = self.client(conn) else { return };
         if link.shard != self.shard {
             mesh::encode_event(link, sink.mesh(link.shard), |out| {
-                header.encode(&client.session, body, out)
+                encode(&header, ipv6, &client.session, body, out)
             });
         } else if is_open {
-            header.encode(&client.session, body, sink.buffer(link.conn));
+            encode(&header, ipv6, &client.session, body, sink.buffer(link.conn));
             self.watch_link(now, link, sink);
         } else {
             // The link is gone or going, and the directory has not said so yet.
             let mut frame = Vec::new();
-            header.encode(&client.session, body, &mut frame);
+            encode(&header, ipv6, &client.session, body, &mut frame);
             self.handle_event(now, self.shard, link, &frame, sink);
         }
     }
@@ -133,7 +144,7 @@ impl Gateway {
                 false
             }
             (SlowWorker::StopReading, _) => {
-                self.pause(conn, sink);
+                self.pause_for_worker(conn, sink);
                 true
             }
             (SlowWorker::Close, _) => {
@@ -145,18 +156,36 @@ impl Gateway {
     }
 
     /// Reads a client no further until its worker has caught up, or there is one.
-    fn pause(&mut self, conn: ConnId, sink: &mut impl Sink) {
+    fn pause_for_worker(&mut self, conn: ConnId, sink: &mut impl Sink) {
+        let Some(client) = self.client(conn) else { return };
+        let binding = client.worker;
+        let link = self.workers.bound(binding).map(|worker| worker.link);
+        self.pause(conn, link, Pause::NoWorker, sink);
+    }
+
+    /// Reads a client no further until the worker behind `link` allows it, if there is one.
+    pub(super) fn pause(
+        &mut self,
+        conn: ConnId,
+        link: Option<LinkId>,
+        why: Pause,
+        sink: &mut impl Sink,
+    ) {
         let Some(client) = self.client_mut(conn) else { return };
-        if client.paused || client.closing {
+        if client.paused & why as u8 != 0 || client.closing {
             return;
         }
-        client.paused = true;
-        let binding = client.worker;
-        sink.pause(conn);
+        if client.paused == 0 {
+            sink.pause(conn);
+        }
+        client.paused |= why as u8;
         self.stats.paused += 1;
         let places = self.slots.len();
-        if let Some(worker) = self.workers.bound(binding) {
-            let paused = &mut worker.backlog.paused;
+        if let Some(worker) = link.and_then(|link| self.workers.by_link(link)) {
+            let paused = match why {
+                Pause::NoWorker => &mut worker.backlog.paused,
+                Pause::Home => &mut worker.backlog.paced,
+            };
             paused.push(conn);
             // Clients that left stay on the list; it is kept no longer than the table of connections.
             if paused.len() > places {
@@ -166,28 +195,69 @@ impl Gateway {
         }
     }
 
-    /// Reads a client again.
-    pub(super) fn unpause(&mut self, conn: ConnId, sink: &mut impl Sink) {
+    /// Reads a client again, unless there is another reason not to.
+    pub(super) fn unpause(&mut self, conn: ConnId, why: Pause, sink: &mut impl Sink) {
         if let Some(client) = self.client_mut(conn)
-            && client.paused
+            && client.paused & why as u8 != 0
         {
-            client.paused = false;
-            sink.resume(conn);
+            client.paused &= !(why as u8);
+            if client.paused == 0 {
+                sink.resume(conn);
+            }
         }
     }
 
-    /// Keeps an event until there is a worker. `conn` is its client, if that is still there.
-    fn wait(&mut self, now: Instant, conn: Option<ConnId>, frame: &[u8], sink: &mut impl Sink) {
-        if self.waiting.bytes + frame.len() > self.config.no_worker_bytes_max {
+    /// Decides on an event while there is no worker: whether there is room to wait. `conn` is its client, if that stays.
+    fn admit_waiting(
+        &mut self,
+        now: Instant,
+        conn: Option<ConnId>,
+        len: usize,
+        sink: &mut impl Sink,
+    ) -> bool {
+        let has_room = self.waiting.bytes + len <= self.config.no_worker_bytes_max;
+        if !has_room {
             self.stats.drop_no_worker += 1;
             if let Some(conn) = conn {
                 self.abandon(now, conn, sink);
             }
-            return;
         }
+        has_room
+    }
+
+    /// Keeps an event until there is a worker. `conn` is its client, if that is still there.
+    fn wait(&mut self, now: Instant, conn: Option<ConnId>, frame: &[u8], sink: &mut impl Sink) {
         self.waiting.push(now + self.config.no_worker_grace, frame);
         if let Some(conn) = conn {
-            self.pause(conn, sink);
+            self.pause_for_worker(conn, sink);
+        }
+    }
+
+    /// Keeps an event while the home gives back older ones, which can take it some seconds: the client is read no further.
+    fn hold(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        command: Command,
+        frame: &[u8],
+        sink: &mut impl Sink,
+    ) {
+        let Some(client) = self.client(conn) else { return };
+        let (binding, abandoned) = (client.worker, client.abandoned);
+        let Some(worker) = self.workers.bound(binding).filter(|_| !abandoned) else { return };
+        let held = &mut worker.backlog.held;
+        // What says that a client left is kept in any case, or its worker would keep a ghost.
+        let stays = command != Command::OnClose;
+        if stays && held.len() + frame.len() > self.config.no_worker_bytes_max {
+            self.stats.drop_no_worker += 1;
+            if let Some(client) = self.client_mut(conn) {
+                client.abandoned = command == Command::OnConnect;
+            }
+            return self.turn_away(now, conn, sink);
+        }
+        held.extend_from_slice(frame);
+        if stays {
+            self.pause_for_worker(conn, sink);
         }
     }
 
@@ -208,6 +278,12 @@ impl Gateway {
             return;
         }
         client.abandoned = true;
+        self.turn_away(now, conn, sink);
+    }
+
+    /// Closes a client for whose events there is no room, or no time.
+    fn turn_away(&mut self, now: Instant, conn: ConnId, sink: &mut impl Sink) {
+        let Some(client) = self.client(conn) else { return };
         let in_handshake = matches!(client.codec, Codec::Handshake(_));
         self.stats.close_no_worker += 1;
         if in_handshake {
@@ -227,13 +303,16 @@ impl Gateway {
         sink: &mut impl Sink,
     ) {
         self.workers.insert(link, key);
+        if self.config.mode == Mode::Dispatched {
+            self.greet_home(link, sink);
+        }
         let mut orphans = None;
         while self.workers.any()
             && let Some(frame) = self.waiting.pop()
         {
             self.reroute(now, &frame, &mut orphans, sink);
             if let Some(conn) = client_of(&frame).and_then(|id| self.find(id)) {
-                self.unpause(conn, sink);
+                self.unpause(conn, Pause::NoWorker, sink);
             }
         }
     }
@@ -246,6 +325,7 @@ impl Gateway {
             // Its worker has come back: the old link leads nowhere, or to a worker that PHP would cut off as well.
             self.close_link(now, link.conn, How::GiveBack, sink);
         }
+        self.hints.home.take_if(|home| *home == link);
         if self.workers.take_down(link) {
             self.tell(now, link.shard, &Mesh::DownAck { link }, sink);
         }
@@ -254,6 +334,7 @@ impl Gateway {
     /// A gone link has given back everything: its clients' events go to other workers, oldest first.
     pub(super) fn handle_link_emptied(&mut self, now: Instant, link: LinkId, sink: &mut impl Sink) {
         let Some(backlog) = self.workers.drained(link) else { return };
+        self.hints.home.take_if(|home| *home == link);
         let mut orphans = None;
         for frames in [&backlog.returned, &backlog.held] {
             for frame in split(frames) {
@@ -262,7 +343,10 @@ impl Gateway {
             }
         }
         for conn in &backlog.paused {
-            self.unpause(*conn, sink);
+            self.unpause(*conn, Pause::NoWorker, sink);
+        }
+        for conn in &backlog.paced {
+            self.unpause(*conn, Pause::Home, sink);
         }
     }
 
@@ -322,6 +406,14 @@ impl Gateway {
     }
 }
 
+/// Appends an event. With an address of its own kind before the session when the client has no IPv4 address.
+fn encode(header: &Header, ipv6: Option<Ipv6Addr>, session: &[u8], body: &[u8], out: &mut Vec<u8>) {
+    match ipv6 {
+        None => header.encode(session, body, out),
+        Some(address) => header.encode_behind(&address.octets(), session, body, out),
+    }
+}
+
 /// Cuts bytes that are whole inner frames apart. What follows a broken one is dropped: its end is not known.
 pub(super) fn split(mut frames: &[u8]) -> impl Iterator<Item = &[u8]> {
     core::iter::from_fn(move || {
@@ -333,4 +425,10 @@ pub(super) fn split(mut frames: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// The connection_id in an inner frame.
 pub(super) fn client_of(frame: &[u8]) -> Option<u32> {
     frame.get(17..21)?.try_into().ok().map(u32::from_be_bytes)
+}
+
+/// The connection_id in an inner frame that is an event: links carry answers and more to a worker, which end with them.
+pub(super) fn event_of(frame: &[u8]) -> Option<u32> {
+    let command = frame.get(4).and_then(|number| Command::from_number(*number))?;
+    command.is_event().then(|| client_of(frame))?
 }

@@ -63,6 +63,16 @@ pub struct Stats {
     pub link_malformed: u64,
     /// Links replaced by a newer one with the same worker_key.
     pub link_replaced: u64,
+    /// Times a dispatcher became the gateway's home; counted by shard 0.
+    pub homes_changed: u64,
+    /// Events that a dispatcher gave back because it was the home no more.
+    pub events_returned: u64,
+    /// Changes of the names a shard holds that the home was told of.
+    pub names_hinted: u64,
+    /// Links closed because a dispatcher came to a gateway without dispatchers, or with an offer that cannot be used.
+    pub dispatcher_refused: u64,
+    /// Links of a home closed because it did not give back in time what it could not deliver.
+    pub detach_timeout: u64,
     /// Commands ignored: unknown number, or extra data that cannot be decoded.
     pub command_ignored: u64,
 }

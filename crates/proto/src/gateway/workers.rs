@@ -43,8 +43,10 @@ pub(super) struct Worker {
     pub(super) link: LinkId,
     /// It reads more slowly than its clients talk.
     pub(super) slow: bool,
-    /// Its link is gone; it takes no events any more.
+    /// Its link is gone, or it is the home no more; it takes no events any more.
     pub(super) down: bool,
+    /// It is a dispatcher that was the home, and has not given back yet what it cannot deliver. Its link is open.
+    pub(super) detaching: bool,
     /// Events that came back from its link, and those that came since it is down.
     pub(super) backlog: Box<Backlog>,
     key: Box<[u8]>,
@@ -62,6 +64,8 @@ pub(super) struct Backlog {
     pub(super) held: Vec<u8>,
     /// Clients not read until the worker has caught up.
     pub(super) paused: Vec<ConnId>,
+    /// Clients not read because the worker, a dispatcher, wants it so.
+    pub(super) paced: Vec<ConnId>,
 }
 
 impl Workers {
@@ -80,6 +84,7 @@ impl Workers {
             link,
             slow: false,
             down: false,
+            detaching: false,
             backlog: Box::default(),
             key: key.into(),
             generation: 0,
@@ -128,6 +133,15 @@ impl Workers {
         true
     }
 
+    /// As [`Workers::take_down`], for a home whose link stays open until it has given back what it cannot deliver.
+    pub(super) fn detach(&mut self, link: LinkId) -> bool {
+        let found = self.take_down(link);
+        if let Some(worker) = self.by_link(link) {
+            worker.detaching = true;
+        }
+        found
+    }
+
     /// Forgets the worker behind `link`, which has been taken down; its clients are bound to nobody from here on.
     pub(super) fn drained(&mut self, link: LinkId) -> Option<Box<Backlog>> {
         let worker = self.by_link(link)?;
@@ -154,7 +168,7 @@ impl Workers {
         let slow = candidates(false).next().is_none();
         let count = candidates(slow).count();
         if count == 0 {
-            return None;
+            return self.choose_detaching();
         }
         let chosen = match self.routing {
             Routing::LeastConnections => candidates(slow)
@@ -174,6 +188,14 @@ impl Workers {
         let worker = &mut self.slots[chosen as usize];
         worker.bound += 1;
         Some(WorkerRef { slot: chosen, generation: worker.generation })
+    }
+
+    /// While a home gives back what it has, there is none: events wait with those of its clients for the next one.
+    fn choose_detaching(&mut self) -> Option<WorkerRef> {
+        let mut slots = (0..).zip(&mut self.slots);
+        let (slot, worker) = slots.find(|(_, worker)| worker.detaching && !worker.free)?;
+        worker.bound += 1;
+        Some(WorkerRef { slot, generation: worker.generation })
     }
 
     /// A client bound to this worker is gone.

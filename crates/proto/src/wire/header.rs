@@ -125,6 +125,11 @@ impl Command {
         )
     }
 
+    /// Whether a gateway tells a worker of a client with it.
+    pub fn is_event(self) -> bool {
+        matches!(self, Self::OnConnect | Self::OnMessage | Self::OnClose | Self::OnWebsocketConnect)
+    }
+
     /// Whether it concerns only the client its header names.
     pub fn is_for_one_client(self) -> bool {
         matches!(
@@ -203,11 +208,25 @@ impl Header {
     /// Appends one frame. `ext` and `body` must fit `u32` together with the header, which every configured limit
     /// guarantees; larger input is cut off by no one and yields a frame whose length is wrong, so it is asserted.
     pub fn encode(&self, ext: &[u8], body: &[u8], out: &mut Vec<u8>) {
-        let pack_len = Self::LEN + ext.len() + body.len();
+        self.encode_behind(&[], ext, body, out);
+    }
+
+    /// Appends one frame as [`Header::encode`] does, whose extra data is `prefix` and then `ext`.
+    #[inline]
+    pub(crate) fn encode_behind<const N: usize>(
+        &self,
+        prefix: &[u8; N],
+        ext: &[u8],
+        body: &[u8],
+        out: &mut Vec<u8>,
+    ) {
+        let ext_len = N + ext.len();
+        let pack_len = Self::LEN + ext_len + body.len();
         let pack_len = u32::try_from(pack_len).expect("limits keep an inner frame under 4 GiB");
-        let ext_len = u32::try_from(ext.len()).expect("shorter than the frame");
+        let ext_len = u32::try_from(ext_len).expect("shorter than the frame");
         out.reserve(pack_len as usize);
         out.extend_from_slice(&self.to_bytes(pack_len, ext_len));
+        out.extend_from_slice(prefix);
         out.extend_from_slice(ext);
         out.extend_from_slice(body);
     }
