@@ -99,6 +99,8 @@ pub struct GatewayView {
     pub first_proc_id: u16,
     /// How many shards it has.
     pub shards: u16,
+    /// Bits of a connection_id that number a client within its shard.
+    pub number_bits: u8,
     /// Its clients that are bound to workers here.
     pub clients: u64,
 }
@@ -180,6 +182,7 @@ impl Dispatcher {
                 home: gateway.is_home(),
                 first_proc_id: gateway.shards.first_proc_id,
                 shards: gateway.shards.count,
+                number_bits: gateway.shards.number_bits,
                 clients: shards.map(|proc| proc.bindings.len() as u64).sum(),
             }
         })

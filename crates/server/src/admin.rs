@@ -17,7 +17,8 @@ use crate::{Failure, say};
 pub(crate) use run_dir::default_run_dir;
 pub(crate) use serve::{Answers, Socket};
 pub(crate) use snapshot::{
-    CONNECTIONS_LISTED_MAX, Connection, Connections, Process, Question, RegisterLink, Shard,
+    CONNECTIONS_LISTED_MAX, Connection, Connections, GatewayLink, Process, Question, RegisterLink,
+    Shard,
 };
 
 /// Time between two questions, from which rates are computed.

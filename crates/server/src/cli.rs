@@ -7,8 +7,8 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use toml::{Table, Value};
 
-use crate::config::{self, Finding, Inputs, Loaded, LogFormat, LogLevel, Override, Severity};
-use crate::{Failure, admin, complain, log, roles, say};
+use crate::config::{self, Finding, Inputs, Loaded, LogFormat, LogLevel, Mode, Override, Severity};
+use crate::{Failure, admin, complain, log, roles, say, topology};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,6 +19,11 @@ Examples:
   tengate gateway --client websocket://0.0.0.0:8282 \\
       --inner 10.0.0.2:2900 --register 10.0.0.1:1236
       client connections on one side, workers on the other
+  tengate gateway --mode dispatched ... and tengate dispatcher \\
+      --listen 10.0.0.3:3900 --register 10.0.0.1:1236
+      workers on dispatchers, any number of gateways behind those
+  tengate topology --register 10.0.0.1:1236
+      which gateway is whose, across the cluster
   tengate check --config tengate.toml
       every mistake of a configuration, with its line
   tengate status
@@ -67,8 +72,11 @@ Without a configuration it listens on this machine only:
   websocket clients    127.0.0.1:8282
   workers              127.0.0.1:2900
   register             127.0.0.1:1236
-  demo page            http://127.0.0.1:8080")]
-    Start,
+  demo page            http://127.0.0.1:8080
+
+With --mode dispatched it runs a dispatcher too, and workers connect to that:
+  workers              127.0.0.1:3900")]
+    Start(StartFlags),
     /// Run a register: the address book through which workers find gateways
     #[command(
         after_help = "Example: tengate register --listen 127.0.0.1:1236 --secret-key-file /etc/tengate/key"
@@ -82,12 +90,36 @@ Example:
 
 A --client on the command line replaces every [[gateway.client]] of the file.")]
     Gateway(GatewayFlags),
+    /// Run a dispatcher: between gateways in dispatched mode and workers
+    #[command(after_help = "\
+Example:
+  tengate dispatcher --listen 127.0.0.1:3900 --register 127.0.0.1:1236
+
+It links itself to every gateway in dispatched mode that the register knows.
+Groups of workers, weights and limits are set in [dispatcher], see docs/configuration.md.")]
+    Dispatcher(DispatcherFlags),
     /// Check a configuration and report every mistake with its line
     Check,
     /// Show what runs on this machine, in the columns of Workerman's `status`
     Status(Query),
     /// List every open connection, in the columns of Workerman's `connections`
     Connections(Query),
+    /// Show the whole cluster as a register knows it: gateways, dispatchers, workers
+    #[command(after_help = "Example: tengate topology --register 10.0.0.1:1236")]
+    Topology(TopologyFlags),
+}
+
+#[derive(Debug, Args)]
+struct StartFlags {
+    #[command(flatten)]
+    mode: ModeFlag,
+}
+
+#[derive(Debug, Args)]
+struct ModeFlag {
+    /// Whom the gateway tells of its clients: workers, or dispatchers to which workers connect [default: direct]
+    #[arg(long, value_enum, value_name = "MODE")]
+    mode: Option<Mode>,
 }
 
 #[derive(Debug, Args)]
@@ -115,7 +147,33 @@ struct GatewayFlags {
     #[arg(long, value_name = "N")]
     shards: Option<u16>,
     #[command(flatten)]
+    mode: ModeFlag,
+    #[command(flatten)]
     secret: SecretFlags,
+}
+
+#[derive(Debug, Args)]
+struct DispatcherFlags {
+    /// Where workers and GatewayClient connect; IPv4 [default: 127.0.0.1:3900]
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<String>,
+    /// Register to announce this dispatcher to; repeat for several [default: 127.0.0.1:1236]
+    #[arg(long, value_name = "HOST:PORT")]
+    register: Vec<String>,
+    #[command(flatten)]
+    secret: SecretFlags,
+}
+
+#[derive(Debug, Args)]
+struct TopologyFlags {
+    /// Register to ask; of several, the first that answers [default: those of the configuration, else 127.0.0.1:1236]
+    #[arg(long, value_name = "HOST:PORT")]
+    register: Vec<String>,
+    #[command(flatten)]
+    secret: SecretFlags,
+    /// Print JSON with everything, as the register sends it
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -148,9 +206,11 @@ pub(crate) fn run() -> Result<(), Failure> {
         Command::Check => check(&cli.common, flags),
         Command::Status(query) => admin::print_status(cli.common.run_dir, &query),
         Command::Connections(query) => admin::print_connections(cli.common.run_dir, &query),
-        Command::Start => serve(roles::Role::Start, &cli.common, flags),
+        Command::Topology(topology) => print_topology(&cli.common, flags, topology.json),
+        Command::Start(_) => serve(roles::Role::Start, &cli.common, flags),
         Command::Register(_) => serve(roles::Role::Register, &cli.common, flags),
         Command::Gateway(_) => serve(roles::Role::Gateway, &cli.common, flags),
+        Command::Dispatcher(_) => serve(roles::Role::Dispatcher, &cli.common, flags),
     }
 }
 
@@ -226,6 +286,15 @@ fn serve(role: roles::Role, common: &Common, flags: Vec<Override>) -> Result<(),
     roles::run(role, loaded.config, reader, level)
 }
 
+fn print_topology(common: &Common, flags: Vec<Override>, json: bool) -> Result<(), Failure> {
+    let reader = Reader { file: common.config.clone(), flags };
+    let loaded = reader.read().map_err(|error| Failure::Config(format!("error: {error:#}\n")))?;
+    if loaded.has_errors() {
+        return Err(Failure::Config(render(&loaded)));
+    }
+    topology::print(&loaded.config, json)
+}
+
 /// Every finding, as `check` shows it.
 pub(crate) fn render(loaded: &Loaded) -> String {
     loaded.findings.iter().map(|finding: &Finding| loaded.sources.render(finding)).collect()
@@ -264,9 +333,8 @@ fn overrides(cli: &Cli) -> Vec<Override> {
                 &["gateway", "inner", "listen"],
                 gateway.inner.as_deref().map(Value::from),
             );
-            let registers =
-                gateway.register.iter().map(|peer| Value::from(peer.as_str())).collect();
-            set("--register", &["gateway", "register_address"], given(registers));
+            set("--register", &["gateway", "register_address"], registers(&gateway.register));
+            set("--mode", &["gateway", "mode"], gateway.mode.mode.map(word));
             set(
                 "--shards",
                 &["gateway", "shards"],
@@ -274,7 +342,23 @@ fn overrides(cli: &Cli) -> Vec<Override> {
             );
             Some(("gateway", &gateway.secret))
         }
-        Command::Start | Command::Check | Command::Status(_) | Command::Connections(_) => None,
+        Command::Dispatcher(dispatcher) => {
+            let listen = dispatcher.listen.as_deref().map(Value::from);
+            set("--listen", &["dispatcher", "listen"], listen);
+            let registers = registers(&dispatcher.register);
+            set("--register", &["dispatcher", "register_address"], registers);
+            Some(("dispatcher", &dispatcher.secret))
+        }
+        Command::Topology(topology) => {
+            // What a gateway needs to know of a register is all that a question needs.
+            set("--register", &["gateway", "register_address"], registers(&topology.register));
+            Some(("gateway", &topology.secret))
+        }
+        Command::Start(start) => {
+            set("--mode", &["gateway", "mode"], start.mode.mode.map(word));
+            None
+        }
+        Command::Check | Command::Status(_) | Command::Connections(_) => None,
     };
     let flagged = secret
         .filter(|(_, secret)| secret.secret_key.is_some() || secret.secret_key_file.is_some());
@@ -287,7 +371,7 @@ fn overrides(cli: &Cli) -> Vec<Override> {
         let file = secret.secret_key_file.as_deref().map(Value::from);
         set("--secret-key-file", &[section, "secret_key_file"], file);
     } else if let Ok(key) = std::env::var("TENGATE_SECRET_KEY") {
-        for section in ["register", "gateway"] {
+        for section in ["register", "gateway", "dispatcher"] {
             set("TENGATE_SECRET_KEY", &[section, "secret_key"], Some(Value::from(key.as_str())));
         }
     }
@@ -296,6 +380,11 @@ fn overrides(cli: &Cli) -> Vec<Override> {
 
 fn word(value: impl ValueEnum) -> Value {
     Value::from(value.to_possible_value().as_ref().map_or("", |possible| possible.get_name()))
+}
+
+/// `--register`, once or more.
+fn registers(flags: &[String]) -> Option<Value> {
+    given(flags.iter().map(|peer| Value::from(peer.as_str())).collect())
 }
 
 /// A repeatable flag: not given at all, or a list.

@@ -15,6 +15,7 @@ mod tests;
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -24,8 +25,8 @@ pub(crate) use check::{check, secret_of, secrets_agree};
 pub(crate) use load::{Inputs, Loaded, Override, load};
 pub(crate) use reload::{changes, with_live_keys};
 pub(crate) use source::{Finding, Severity};
-use units::{Hex, Listen, OneOrMany, PeerAddress, Period};
-pub(crate) use units::{PinCores, Secret, Size};
+use units::{Hex, Listen, OneOrMany, Period, ProcIds};
+pub(crate) use units::{PeerAddress, PinCores, Secret, Size};
 
 /// Everything tengate can be told.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -35,6 +36,7 @@ pub(crate) struct Config {
     pub(crate) admin: Admin,
     pub(crate) register: Register,
     pub(crate) gateway: Gateway,
+    pub(crate) dispatcher: Dispatcher,
     pub(crate) demo: Demo,
 }
 
@@ -84,12 +86,16 @@ pub(crate) struct Register {
     #[serde(skip_serializing)]
     pub(crate) secret_key: Option<Spanned<Secret>>,
     pub(crate) secret_key_file: Option<Spanned<PathBuf>>,
+    pub(crate) proc_ids: Spanned<ProcIds>,
+    pub(crate) lease_keep: Period,
 }
 
 /// `[gateway]`: what holds client connections.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Gateway {
+    pub(crate) mode: Mode,
+    pub(crate) number_bits: Spanned<u8>,
     pub(crate) shards: Option<Spanned<u16>>,
     pub(crate) pin_cores: Spanned<PinCores>,
     pub(crate) max_connections: Option<Spanned<u32>>,
@@ -98,8 +104,20 @@ pub(crate) struct Gateway {
     pub(crate) secret_key: Option<Spanned<Secret>>,
     pub(crate) secret_key_file: Option<Spanned<PathBuf>>,
     pub(crate) close_linger: Spanned<Period>,
+    pub(crate) detach_timeout: Spanned<Period>,
     pub(crate) client: Spanned<Vec<Spanned<Client>>>,
     pub(crate) inner: Inner,
+}
+
+/// Whom a gateway tells of its clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Mode {
+    /// Workers, which connect to it.
+    #[default]
+    Direct,
+    /// Dispatchers, to which workers connect.
+    Dispatched,
 }
 
 /// `[[gateway.client]]`: one port for clients.
@@ -220,6 +238,54 @@ pub(crate) enum Routing {
     Random,
 }
 
+/// `[dispatcher]`: what stands between gateways and workers in dispatched mode.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Dispatcher {
+    pub(crate) listen: Spanned<Listen>,
+    pub(crate) lan_ip: Option<Spanned<IpAddr>>,
+    pub(crate) register_address: Spanned<OneOrMany<PeerAddress>>,
+    #[serde(skip_serializing)]
+    pub(crate) secret_key: Option<Spanned<Secret>>,
+    pub(crate) secret_key_file: Option<Spanned<PathBuf>>,
+    pub(crate) balance: Balance,
+    pub(crate) weights: BTreeMap<String, Spanned<u16>>,
+    pub(crate) group: Vec<Spanned<Group>>,
+    pub(crate) frame_bytes_max: Spanned<Size>,
+    pub(crate) reply_bytes_max: Spanned<Size>,
+    pub(crate) send_to_worker_buffer_bytes: Spanned<Size>,
+    pub(crate) send_to_gateway_buffer_bytes: Spanned<Size>,
+    pub(crate) slow_worker: SlowWorker,
+    pub(crate) no_worker_grace: Period,
+    pub(crate) no_worker_bytes_max: Size,
+    pub(crate) auth_timeout: Spanned<Period>,
+    pub(crate) query_timeout: Spanned<Period>,
+    pub(crate) pending_queries_max: Spanned<u32>,
+    pub(crate) detach_limit: Spanned<Period>,
+}
+
+/// `[[dispatcher.group]]`: which workers serve the clients of some ports.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Group {
+    pub(crate) ports: Vec<Spanned<u16>>,
+    pub(crate) workers: Vec<Spanned<String>>,
+    pub(crate) balance: Option<Balance>,
+    pub(crate) weights: BTreeMap<String, Spanned<u16>>,
+}
+
+/// How a dispatcher chooses a worker for a client that has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Balance {
+    #[default]
+    LeastConnections,
+    RoundRobin,
+    Random,
+    HashUid,
+    HashIp,
+}
+
 /// `[demo]`: what `tengate start` adds to a register and a gateway.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -230,22 +296,30 @@ pub(crate) struct Demo {
 
 impl Default for Register {
     fn default() -> Self {
-        Self { listen: default(loopback(1236)), secret_key: None, secret_key_file: None }
+        Self {
+            listen: default(loopback(1236)),
+            secret_key: None,
+            secret_key_file: None,
+            proc_ids: default(ProcIds { first: 0, last: PROC_ID_MAX }),
+            lease_keep: Period::secs(300),
+        }
     }
 }
 
 impl Default for Gateway {
     fn default() -> Self {
-        let register = PeerAddress { host: "127.0.0.1".to_owned(), port: 1236 };
         let client = Client { listen: Some(default(loopback(8282))), ..Client::default() };
         Self {
+            mode: Mode::default(),
+            number_bits: default(22),
             shards: None,
             pin_cores: default(PinCores::InOrder),
             max_connections: None,
-            register_address: default(OneOrMany(vec![register])),
+            register_address: default(local_register()),
             secret_key: None,
             secret_key_file: None,
             close_linger: default(Period::secs(10)),
+            detach_timeout: default(Period::secs(5)),
             client: default(vec![default(client)]),
             inner: Inner::default(),
         }
@@ -303,6 +377,33 @@ impl Default for Inner {
     }
 }
 
+impl Default for Dispatcher {
+    fn default() -> Self {
+        let inner = Inner::default();
+        Self {
+            listen: default(loopback(3900)),
+            lan_ip: None,
+            register_address: default(local_register()),
+            secret_key: None,
+            secret_key_file: None,
+            balance: Balance::default(),
+            weights: BTreeMap::new(),
+            group: Vec::new(),
+            frame_bytes_max: inner.frame_bytes_max,
+            reply_bytes_max: default(Size(60 << 20)),
+            send_to_worker_buffer_bytes: inner.send_to_worker_buffer_bytes,
+            send_to_gateway_buffer_bytes: default(Size(10_240_000)),
+            slow_worker: inner.slow_worker,
+            no_worker_grace: inner.no_worker_grace,
+            no_worker_bytes_max: Size(64 << 20),
+            auth_timeout: inner.auth_timeout,
+            query_timeout: default(Period::secs(1)),
+            pending_queries_max: inner.pending_queries_max,
+            detach_limit: default(Period::secs(2)),
+        }
+    }
+}
+
 impl Default for Demo {
     fn default() -> Self {
         Self { worker: true, page_listen: default(loopback(8080)) }
@@ -311,9 +412,21 @@ impl Default for Demo {
 
 impl Inner {
     /// The address announced to the register: `lan_ip`, else the address listened on.
-    pub(crate) fn announced_ip(&self) -> IpAddr {
-        self.lan_ip.as_ref().map_or_else(|| self.listen.get_ref().0.ip(), |ip| *ip.get_ref())
+    pub(crate) fn announced(&self) -> SocketAddr {
+        announced(&self.listen, self.lan_ip.as_ref())
     }
+}
+
+impl Dispatcher {
+    /// The address announced to the register: `lan_ip`, else the address listened on.
+    pub(crate) fn announced(&self) -> SocketAddr {
+        announced(&self.listen, self.lan_ip.as_ref())
+    }
+}
+
+fn announced(listen: &Spanned<Listen>, lan_ip: Option<&Spanned<IpAddr>>) -> SocketAddr {
+    let listen = listen.get_ref().0;
+    SocketAddr::new(lan_ip.map_or_else(|| listen.ip(), |ip| *ip.get_ref()), listen.port())
 }
 
 impl Protocol {
@@ -339,6 +452,13 @@ impl fmt::Display for Protocol {
 fn default<T>(value: T) -> Spanned<T> {
     Spanned::new(0..0, value)
 }
+
+fn local_register() -> OneOrMany<PeerAddress> {
+    OneOrMany(vec![PeerAddress { host: "127.0.0.1".to_owned(), port: 1236 }])
+}
+
+/// The largest `proc_id` that a connection_id has room for, with the usual 22 bits for the number.
+const PROC_ID_MAX: u16 = 1023;
 
 fn loopback(port: u16) -> Listen {
     Listen(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port))

@@ -1,5 +1,7 @@
 //! The control thread: signals, registers, the admin socket. Nothing here is on a message's path.
 
+mod dialer;
+mod lease;
 mod register_link;
 
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -7,22 +9,26 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
-use tengate_io::Clock;
+use tengate_io::{Clock, ShardHandle};
 use tengate_proto::register::{RegisterClientConfig, RegisterRole};
 use tengate_proto::secret::SecretKey;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Answers, Connections, Process, Question, RegisterLink, Shard, Socket};
 use crate::cli::{self, Reader};
-use crate::config::{self, Config, secret_of};
+use crate::config::{self, Config, Mode, Secret, secret_of};
 use crate::log::Level;
 use crate::roles::{self, DemoWorker, Exits, Role, Service};
 use crate::shard::Command;
 use crate::{Failure, complain};
+
+use dialer::Dialer;
+use lease::Lease;
+use register_link::Line;
 
 /// How long a shard may take to answer the control thread.
 const SHARD_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -30,6 +36,8 @@ const SHARD_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const STOP_POLL: Duration = Duration::from_millis(20);
 /// Signals this close together are one wish.
 const SAME_STOP: Duration = Duration::from_millis(500);
+/// What a drained dispatcher's gateways get beyond the time its workers have.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// What workers get to handle the events of a stop before their links go.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// What worker links get to be flushed once clients are gone.
@@ -49,9 +57,24 @@ pub(crate) struct Control {
 struct Shared {
     role: Role,
     services: Vec<Service>,
-    registers: Vec<(String, Arc<AtomicBool>)>,
+    registers: Vec<RegisterPeer>,
     started_unix_secs: i64,
     memory_at_start_bytes: u64,
+}
+
+/// A register that a service of this process announces itself to.
+#[derive(Debug)]
+struct RegisterPeer {
+    service: &'static str,
+    address: String,
+    connected: Arc<AtomicBool>,
+}
+
+/// The connections of one service to its registers, seen from the other end.
+struct Followed {
+    registers: Vec<String>,
+    orders: Vec<mpsc::UnboundedSender<register_link::Order>>,
+    news: mpsc::UnboundedReceiver<(usize, register_link::News)>,
 }
 
 impl Control {
@@ -65,12 +88,25 @@ impl Control {
     ) -> anyhow::Result<Self> {
         let run_dir = config.admin.run_dir.clone().unwrap_or_else(admin::default_run_dir);
         let socket = Socket::bind(&run_dir, role.name())?;
-        let peers = &config.gateway.register_address.get_ref().0;
-        let peers = if role == Role::Register { &[][..] } else { peers };
+        let peers = |service: &Service| {
+            let addresses = match service.name {
+                roles::GATEWAY => config.gateway.register_address.get_ref().0.as_slice(),
+                roles::DISPATCHER => config.dispatcher.register_address.get_ref().0.as_slice(),
+                _ => &[],
+            };
+            let service = service.name;
+            let peer = |address: &config::PeerAddress| RegisterPeer {
+                service,
+                address: address.to_string(),
+                connected: Arc::default(),
+            };
+            addresses.iter().map(peer).collect::<Vec<_>>()
+        };
+        let registers = services.iter().flat_map(peers).collect();
         let shared = Arc::new(Shared {
             role,
             services,
-            registers: peers.iter().map(|peer| (peer.to_string(), Arc::default())).collect(),
+            registers,
             started_unix_secs: jiff::Timestamp::now().as_second(),
             memory_at_start_bytes: memory_bytes(),
         });
@@ -82,22 +118,73 @@ impl Control {
         &self.config
     }
 
-    /// Keeps this gateway known to its registers until the set is dropped.
+    /// Keeps gateway and dispatcher known to their registers, and does what those want, until the set is dropped.
     fn announce(&self) -> anyhow::Result<JoinSet<()>> {
-        let gateway = &self.config.gateway;
-        let key = secret_of(gateway.secret_key.as_ref(), gateway.secret_key_file.as_ref())?;
+        let (gateway, dispatcher) = (&self.config.gateway, &self.config.dispatcher);
+        let mut tasks = JoinSet::new();
+        if let Some(service) = self.shared.service(roles::GATEWAY) {
+            let address = gateway.inner.announced().to_string().into();
+            let key = secret_of(gateway.secret_key.as_ref(), gateway.secret_key_file.as_ref())?;
+            let shards = service.handles.clone();
+            match gateway.mode {
+                Mode::Direct => {
+                    self.follow(service, &RegisterRole::Gateway { address }, key, &mut tasks);
+                }
+                Mode::Dispatched => {
+                    let role = RegisterRole::DispatchedGateway {
+                        address,
+                        shards: u16::try_from(shards.len()).unwrap_or(u16::MAX),
+                        number_bits: *gateway.number_bits.get_ref(),
+                        first_proc_id: None,
+                    };
+                    let followed = self.follow(service, &role, key, &mut tasks);
+                    let lease = Lease::new(shards, followed.orders);
+                    tasks.spawn(lease.keep(followed.registers, followed.news));
+                }
+            }
+        }
+        if let Some((service, shard)) = self.shared.dispatcher() {
+            let role =
+                RegisterRole::Dispatcher { address: dispatcher.announced().to_string().into() };
+            let key =
+                secret_of(dispatcher.secret_key.as_ref(), dispatcher.secret_key_file.as_ref())?;
+            let followed = self.follow(service, &role, key, &mut tasks);
+            tasks.spawn(Dialer::new(shard.clone(), followed.orders).keep(followed.news));
+        }
+        Ok(tasks)
+    }
+
+    /// Connects a service to each of its registers.
+    fn follow(
+        &self,
+        service: &Service,
+        role: &RegisterRole,
+        key: Option<Secret>,
+        tasks: &mut JoinSet<()>,
+    ) -> Followed {
         let secret_key = SecretKey::new(key.map_or_else(String::new, |key| key.0));
         let clock = Clock::start();
-        let mut links = JoinSet::new();
-        for (register, connected) in &self.shared.registers {
+        let (news_sender, news) = mpsc::unbounded_channel();
+        let mut followed = Followed { registers: Vec::new(), orders: Vec::new(), news };
+        let peers = self.shared.registers.iter().filter(|peer| peer.service == service.name);
+        for (register_index, peer) in peers.enumerate() {
             let config = RegisterClientConfig {
-                register: register.as_str().into(),
-                role: RegisterRole::Gateway { address: roles::announced(&self.config).into() },
+                register: peer.address.as_str().into(),
+                role: role.clone(),
                 secret_key: secret_key.clone(),
             };
-            links.spawn(register_link::announce(config, clock, Arc::clone(connected)));
+            let (order_sender, orders) = mpsc::unbounded_channel();
+            let line = Line {
+                register_index,
+                news: news_sender.clone(),
+                orders,
+                connected: Arc::clone(&peer.connected),
+            };
+            followed.registers.push(peer.address.clone());
+            followed.orders.push(order_sender);
+            tasks.spawn(register_link::follow(config, clock, line));
         }
-        Ok(links)
+        followed
     }
 
     /// SIGHUP: takes over what can be taken over, all or nothing.
@@ -116,14 +203,9 @@ impl Control {
         }
         let changes = config::changes(&self.config, &loaded.config);
         let merged = config::with_live_keys(&self.config, &loaded.config);
-        if self.shared.role != Role::Register {
-            match roles::gateway_settings(&merged) {
-                Ok(settings) => self.tell_all(|| Command::Reload(Arc::new(settings.clone()))),
-                Err(error) => {
-                    error!(error = format!("{error:#}"), "nothing is reloaded");
-                    return;
-                }
-            }
+        if let Err(error) = self.reload_services(&merged) {
+            error!(error = format!("{error:#}"), "nothing is reloaded");
+            return;
         }
         self.level.set(merged.log.level);
         self.config = merged;
@@ -140,6 +222,22 @@ impl Control {
         }
     }
 
+    fn reload_services(&self, merged: &Config) -> anyhow::Result<()> {
+        let (gateway, dispatcher) =
+            (self.shared.service(roles::GATEWAY), self.shared.service(roles::DISPATCHER));
+        let gateway_settings = gateway.map(|_| roles::gateway_settings(merged)).transpose()?;
+        let dispatcher_settings =
+            dispatcher.map(|_| roles::dispatcher_settings(merged)).transpose()?;
+        if let Some(settings) = gateway_settings.map(Arc::new) {
+            self.tell_all(|| Command::ReloadGateway(Arc::clone(&settings)));
+        }
+        if let Some(settings) = dispatcher_settings.map(Arc::new) {
+            self.tell_all(|| Command::ReloadDispatcher(Arc::clone(&settings)));
+        }
+        Ok(())
+    }
+
+    /// Tells every shard; one whose service does not know the command ignores it.
     fn tell_all(&self, command: impl Fn() -> Command) {
         for handle in self.shared.services.iter().flat_map(|service| &service.handles) {
             // A shard that has ended is reported by its exit.
@@ -191,7 +289,7 @@ async fn insist(stop: &mut Stop, since: Instant) {
 }
 
 /// A graceful stop: no worker is sent here any more, clients get what is queued for them, then workers hear of their
-/// going, then everything is closed.
+/// going, gateways of other processes move to another dispatcher, then everything is closed.
 async fn shut_down(
     control: &Control,
     registers: JoinSet<()>,
@@ -205,7 +303,8 @@ async fn shut_down(
     while Instant::now() < deadline && control.shared.client_count().await > 0 {
         tokio::time::sleep(STOP_POLL).await;
     }
-    if had_clients {
+    let had_gateways = drain(control).await;
+    if had_clients || had_gateways {
         // Workers are busy with the last events and may want to ask the gateway about them.
         tokio::time::sleep(LAST_WORDS).await;
     }
@@ -224,7 +323,34 @@ async fn shut_down(
     }
 }
 
+/// Has every gateway choose another dispatcher, and waits until they have, as long as workers may take to finish. Tells
+/// whether there was one.
+async fn drain(control: &Control) -> bool {
+    let Some((_, shard)) = control.shared.dispatcher() else { return false };
+    let Some(links) = dialer::ask(shard).await else { return false };
+    let _ended = shard.command(Command::Drain);
+    let limit = control.config.dispatcher.detach_limit.get_ref().0 + DRAIN_GRACE;
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        if dialer::ask(shard).await.is_none_or(|links| links.is_drained) {
+            break;
+        }
+        tokio::time::sleep(STOP_POLL).await;
+    }
+    links.reported.gateways.iter().any(|gateway| gateway.home)
+}
+
 impl Shared {
+    fn service(&self, name: &str) -> Option<&Service> {
+        self.services.iter().find(|service| service.name == name)
+    }
+
+    /// The dispatcher and its shard, if this process runs one.
+    fn dispatcher(&self) -> Option<(&Service, &ShardHandle<Command>)> {
+        let service = self.service(roles::DISPATCHER)?;
+        service.handles.first().map(|shard| (service, shard))
+    }
+
     /// Asks every shard; one that does not answer in time gets `otherwise`.
     async fn ask_all<A>(
         &self,
@@ -266,14 +392,21 @@ impl Shared {
         answers.into_iter().map(complete).collect()
     }
 
+    /// Clients that are connected to this process.
     async fn client_count(&self) -> u64 {
-        self.shards().await.iter().map(|shard| shard.clients).sum()
+        let shards = self.shards().await;
+        shards
+            .iter()
+            .filter(|shard| shard.service == roles::GATEWAY)
+            .map(|shard| shard.clients)
+            .sum()
     }
 
     async fn process(&self) -> Process {
-        let link = |(address, connected): &(String, Arc<AtomicBool>)| RegisterLink {
-            address: address.clone(),
-            connected: connected.load(Ordering::Relaxed),
+        let link = |peer: &RegisterPeer| RegisterLink {
+            service: peer.service.to_owned(),
+            address: peer.address.clone(),
+            connected: peer.connected.load(Ordering::Relaxed),
         };
         Process {
             pid: std::process::id(),

@@ -1,4 +1,4 @@
-//! The `tengate` binary: register, gateway and the commands around them.
+//! The `tengate` binary: register, gateway, dispatcher and the commands around them.
 //!
 //! Modules in the order a start goes through them.
 
@@ -9,6 +9,7 @@ mod admin;
 mod shard;
 mod roles;
 mod control;
+mod topology;
 mod page;
 mod demo;
 

@@ -1,5 +1,6 @@
 //! What each role runs: services made from the configuration, and the control thread around them.
 
+mod dispatcher;
 mod gateway;
 mod register;
 mod start;
@@ -14,27 +15,34 @@ use tracing::warn;
 
 use crate::Failure;
 use crate::cli::Reader;
-use crate::config::{self, Config, Secret};
+use crate::config::{self, Config, Mode, Secret};
 use crate::control::{self, Control};
 use crate::log::Level;
 use crate::shard::Command;
 
-pub(crate) use gateway::{announced, settings as gateway_settings};
+pub(crate) use dispatcher::settings as dispatcher_settings;
+pub(crate) use gateway::settings as gateway_settings;
 pub(crate) use start::DemoWorker;
 
 /// What this process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Register, gateway, demo worker and page.
+    /// Register, gateway, demo worker and page, and a dispatcher when the gateway is in dispatched mode.
     Start,
     Register,
     Gateway,
+    Dispatcher,
 }
+
+/// Names of services.
+pub(crate) const REGISTER: &str = "register";
+pub(crate) const GATEWAY: &str = "gateway";
+pub(crate) const DISPATCHER: &str = "dispatcher";
 
 /// Shards that do one thing.
 #[derive(Debug)]
 pub(crate) struct Service {
-    /// `register` or `gateway`.
+    /// [`REGISTER`], [`GATEWAY`] or [`DISPATCHER`].
     pub(crate) name: &'static str,
     /// `websocket://0.0.0.0:8282`, the first listener.
     pub(crate) listening: String,
@@ -50,14 +58,18 @@ pub(crate) type Exits = mpsc::UnboundedReceiver<(&'static str, ShardExit)>;
 /// Runs a role until it is told to stop.
 pub(crate) fn run(role: Role, config: Config, reader: Reader, level: Level) -> Result<(), Failure> {
     if role == Role::Start && !config::secrets_agree(&config) {
-        let advice = "give both sections the same key, or set TENGATE_SECRET_KEY";
+        let sections = match config.gateway.mode {
+            Mode::Direct => "[register] and [gateway]",
+            Mode::Dispatched => "[register], [gateway] and [dispatcher]",
+        };
+        let advice = "give them the same key, or set TENGATE_SECRET_KEY";
         return Err(Failure::Config(format!(
-            "error: [register] and [gateway] have different secret keys\n  = {advice}\n"
+            "error: {sections} have different secret keys\n  = {advice}\n"
         )));
     }
     let limit = raise_descriptor_limit().context("cannot raise the limit of file descriptors")?;
     let wanted = config.gateway.max_connections.as_ref().map_or(0, |max| u64::from(*max.get_ref()));
-    if role != Role::Register && wanted > limit {
+    if role.runs_gateway() && wanted > limit {
         warn!(
             limit,
             max_connections = wanted,
@@ -71,17 +83,20 @@ pub(crate) fn run(role: Role, config: Config, reader: Reader, level: Level) -> R
     runtime.block_on(async {
         let (sender, exits) = mpsc::unbounded_channel();
         let mut services = Vec::new();
-        if role != Role::Gateway {
+        if matches!(role, Role::Start | Role::Register) {
             services.push(register::start(&config, &sender)?);
         }
-        if role != Role::Register {
+        if role.runs_gateway() {
             services.push(gateway::start(&config, &sender)?);
+        }
+        if role.runs_dispatcher(config.gateway.mode) {
+            services.push(dispatcher::start(&config, &sender)?);
         }
         drop(sender);
         let control = Control::new(role, config, reader, level, services)?;
         let demo = match role {
             Role::Start => start::extras(control.config()).await?,
-            Role::Register | Role::Gateway => None,
+            Role::Register | Role::Gateway | Role::Dispatcher => None,
         };
         control::run(control, demo, exits).await
     })
@@ -92,8 +107,20 @@ impl Role {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Start => "start",
-            Self::Register => "register",
-            Self::Gateway => "gateway",
+            Self::Register => REGISTER,
+            Self::Gateway => GATEWAY,
+            Self::Dispatcher => DISPATCHER,
+        }
+    }
+
+    const fn runs_gateway(self) -> bool {
+        matches!(self, Self::Start | Self::Gateway)
+    }
+
+    const fn runs_dispatcher(self, mode: Mode) -> bool {
+        match (self, mode) {
+            (Self::Dispatcher, _) | (Self::Start, Mode::Dispatched) => true,
+            (Self::Start, Mode::Direct) | (Self::Register | Self::Gateway, _) => false,
         }
     }
 }

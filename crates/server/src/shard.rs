@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tengate_base::{App, CloseCause, ConnId, Instant, Opened, ShardId, Sink};
 use tengate_io::{ConnSnapshot, Host, Net};
 use tengate_proto::dispatcher::{self, Dispatcher, Notice};
-use tengate_proto::gateway::{self, Described, Gateway};
+use tengate_proto::gateway::{self, Described, Gateway, ProcIdError};
 use tengate_proto::register::Register;
-use tengate_proto::wire::register::{LinkedGateway, LinkedWorker, Links};
+use tengate_proto::wire::register::{Block, LinkedGateway, LinkedWorker, Links};
 use tokio::sync::oneshot;
 
 use crate::admin::{CONNECTIONS_LISTED_MAX, Connection, GatewayLink, Shard};
@@ -24,8 +24,8 @@ pub(crate) enum Command {
     ReloadGateway(Arc<gateway::Config>),
     /// Dispatcher: go on with these settings.
     ReloadDispatcher(Arc<dispatcher::Config>),
-    /// Gateway in dispatched mode: the lease begins with this proc_id. Say when it is noted.
-    SetFirstProcId(u16, oneshot::Sender<()>),
+    /// Gateway in dispatched mode: the lease begins with this proc_id. Say whether it works.
+    SetFirstProcId(u16, oneshot::Sender<Result<(), ProcIdError>>),
     /// Gateway in dispatched mode: take clients and links in.
     ResumeAccepting,
     /// Gateway in dispatched mode: the register wishes this dispatcher to be the home.
@@ -110,6 +110,8 @@ impl Hosted<Gateway> {
             ("linger_closed", stats.close_linger),
             ("link_unauthorized", stats.link_unauthorized),
             ("link_malformed", stats.link_malformed),
+            ("dispatcher_refused", stats.dispatcher_refused),
+            ("detach_timeout", stats.detach_timeout),
             ("command_ignored", stats.command_ignored),
         ];
         let counters = [
@@ -126,6 +128,9 @@ impl Hosted<Gateway> {
             ("closed_by_worker", stats.close_by_worker),
             ("closed_by_client", stats.closed_by_client),
             ("links_replaced", stats.link_replaced),
+            ("homes_changed", stats.homes_changed),
+            ("events_returned", stats.events_returned),
+            ("names_hinted", stats.names_hinted),
         ];
         let workers = self.core.workers().map(|(key, bound)| (text(key), bound));
         let mut shard = net_status(net);
@@ -208,8 +213,7 @@ impl Hosted<Dispatcher> {
         shard.total_request = stats.events + stats.commands;
         shard.drops.extend(named(drops));
         shard.counters.extend(named(counters));
-        shard.workers =
-            self.core.workers().map(|(key, bound)| (text(key), bound)).collect();
+        shard.workers = self.core.workers().map(|(key, bound)| (text(key), bound)).collect();
         shard.gateways = self.core.gateways().map(gateway).collect();
         shard
     }
@@ -231,10 +235,16 @@ impl Hosted<Dispatcher> {
             address: view.address.to_string().into(),
             home: view.home,
             clients: view.clients,
-            block: None,
+            block: Some(Block {
+                first_proc_id: view.first_proc_id,
+                shards: view.shards,
+                number_bits: view.number_bits,
+            }),
         };
-        let worker =
-            |(key, bound): (&[u8], u32)| LinkedWorker { key: text(key).into(), clients: bound.into() };
+        let worker = |(key, bound): (&[u8], u32)| LinkedWorker {
+            key: text(key).into(),
+            clients: bound.into(),
+        };
         DispatcherLinks {
             reported: Links {
                 gateways: self.core.gateways().map(gateway).collect(),
@@ -339,11 +349,12 @@ impl Host for Hosted<Gateway> {
             }
             Command::ReloadGateway(config) => self.core.reload(config),
             Command::SetFirstProcId(first_proc_id, done) => {
-                self.core.set_first_proc_id(first_proc_id);
-                _ = done.send(());
+                _ = done.send(self.core.set_first_proc_id(first_proc_id));
             }
             Command::ResumeAccepting => net.resume_accepting(),
-            Command::SetHomeWish(address) => self.core.set_home_wish(now, address, net),
+            Command::SetHomeWish(address) => {
+                self.core.set_home_wish(now, address.as_deref(), net);
+            }
             Command::CloseClients => {
                 net.pause_accepting();
                 self.core.close_clients(now, net);
@@ -367,7 +378,7 @@ impl Host for Hosted<Dispatcher> {
             Command::Links(answer) => _ = answer.send(self.links()),
             Command::Drain => {
                 net.pause_accepting();
-                self.core.drain(now, net);
+                self.core.drain(net);
             }
             Command::CloseLinks => self.core.close_links(now, net),
             Command::ReloadGateway(_)

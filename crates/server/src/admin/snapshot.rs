@@ -18,7 +18,7 @@ pub(crate) enum Question {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
-    /// `start`, `register` or `gateway`.
+    /// `start`, `register`, `gateway` or `dispatcher`.
     pub(crate) role: String,
     pub(crate) version: String,
     /// Seconds since 1970.
@@ -31,9 +31,11 @@ pub(crate) struct Process {
     pub(crate) shards: Vec<Shard>,
 }
 
-/// A register this gateway announces itself to.
+/// A register that a service announces itself to.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct RegisterLink {
+    /// `gateway` or `dispatcher`.
+    pub(crate) service: String,
     pub(crate) address: String,
     pub(crate) connected: bool,
 }
@@ -41,7 +43,7 @@ pub(crate) struct RegisterLink {
 /// One shard of a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Shard {
-    /// `register` or `gateway`.
+    /// `register`, `gateway` or `dispatcher`.
     pub(crate) service: String,
     /// `websocket://0.0.0.0:8282`, the first of several.
     pub(crate) listening: String,
@@ -52,7 +54,7 @@ pub(crate) struct Shard {
     pub(crate) core: Option<usize>,
     /// Open connections of every kind.
     pub(crate) connections: u64,
-    /// Clients among them.
+    /// A gateway's clients among them; a dispatcher's are the clients bound to its workers.
     pub(crate) clients: u64,
     /// Messages that could not be sent, as PHP counts them.
     pub(crate) send_fail: u64,
@@ -73,6 +75,24 @@ pub(crate) struct Shard {
     pub(crate) counters: BTreeMap<String, u64>,
     /// Clients bound to each worker by this shard.
     pub(crate) workers: BTreeMap<String, u32>,
+    /// A dispatcher's gateways.
+    pub(crate) gateways: Vec<GatewayLink>,
+    /// The dispatcher that is the home of a gateway in dispatched mode; its shard 0 knows.
+    pub(crate) home: Option<String>,
+}
+
+/// A gateway that a dispatcher is linked to.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct GatewayLink {
+    /// Its inner address.
+    pub(crate) address: String,
+    /// Whether the dispatcher is its home.
+    pub(crate) home: bool,
+    /// The number of its first shard in the cluster.
+    pub(crate) first_proc_id: u16,
+    pub(crate) shards: u16,
+    /// Its clients that are bound to workers of the dispatcher.
+    pub(crate) clients: u64,
 }
 
 /// The open connections of one process.

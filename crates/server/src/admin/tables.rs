@@ -125,7 +125,7 @@ fn tengate_status(processes: &[Process], before: &Samples, out: &mut String) {
     rule("TENGATE", out);
     let _ = writeln!(
         out,
-        "pid\tservice  shard core clients   workers busy   bytes/conn  read         written      dropped"
+        "pid\tservice    shard core clients   workers busy   bytes/conn  read         written      dropped"
     );
     for process in processes {
         let connections: u64 = process.shards.iter().map(|shard| shard.connections).sum();
@@ -144,7 +144,7 @@ fn tengate_status(processes: &[Process], before: &Samples, out: &mut String) {
                 .collect();
             let _ = writeln!(
                 out,
-                "{}\t{:<8} {:<5} {core:<4} {:<9} {:<7} {busy:>4}%  {each:<11} {:<12} {:<12} {}",
+                "{}\t{:<10} {:<5} {core:<4} {:<9} {:<7} {busy:>4}%  {each:<11} {:<12} {:<12} {}",
                 process.pid,
                 shard.service,
                 shard.shard,
@@ -161,6 +161,27 @@ fn tengate_status(processes: &[Process], before: &Samples, out: &mut String) {
             let state = if link.connected { "connected" } else { "not connected" };
             let _ = writeln!(out, "{}\tregister {} {state}", process.pid, link.address);
         }
+        for shard in &process.shards {
+            links(process.pid, shard, out);
+        }
+    }
+}
+
+/// Whom a shard of dispatched mode is linked to.
+fn links(pid: u32, shard: &Shard, out: &mut String) {
+    if let Some(home) = &shard.home {
+        let _ = writeln!(out, "{pid}\thome dispatcher {home}");
+    }
+    for gateway in &shard.gateways {
+        let last = u32::from(gateway.first_proc_id) + u32::from(gateway.shards).max(1) - 1;
+        let _ = writeln!(
+            out,
+            "{pid}\tgateway {} {} proc_ids {}-{last} clients {}",
+            gateway.address,
+            if gateway.home { "home" } else { "linked" },
+            gateway.first_proc_id,
+            gateway.clients
+        );
     }
 }
 

@@ -1,5 +1,7 @@
 //! Findings about a configuration that is understood but cannot, or should not, run.
 
+mod dispatcher;
+
 use core::net::{IpAddr, SocketAddr};
 use core::ops::Range;
 use core::time::Duration;
@@ -10,7 +12,10 @@ use std::path::PathBuf;
 use toml::Spanned;
 
 use super::source::Finding;
-use super::{Client, Config, Gateway, Inner, LengthField, PeerAddress, PinCores, Protocol, Secret};
+use super::{
+    Client, Config, Gateway, Inner, LengthField, Listen, Mode, OneOrMany, PROC_ID_MAX, PeerAddress,
+    PinCores, Protocol, Register, Secret,
+};
 
 /// Longest heartbeat limit, in intervals.
 const PING_LIMIT_MAX: u16 = 10_000;
@@ -25,9 +30,12 @@ pub(crate) fn check(config: &Config, cores: &[usize], findings: &mut Vec<Finding
     let complete = findings.is_empty();
     check_addresses(config, findings);
     check_secrets(config, findings);
+    check_register(&config.register, findings);
     check_shards(&config.gateway, cores, findings);
     check_inner(&config.gateway.inner, findings);
     check_positive("close_linger", &config.gateway.close_linger, findings);
+    check_positive("detach_timeout", &config.gateway.detach_timeout, findings);
+    dispatcher::check(config, complete, findings);
     let clients = &config.gateway.client;
     if clients.get_ref().is_empty() && complete {
         let advice = "add [[gateway.client]] with a listen address, or leave the list out for websocket 127.0.0.1:8282";
@@ -53,13 +61,18 @@ pub(crate) fn secret_of(
 }
 
 fn check_addresses(config: &Config, findings: &mut Vec<Finding>) {
+    let (gateway, dispatcher) = (&config.gateway, &config.dispatcher);
     let mut listens = vec![
         (config.register.listen.clone(), "[register] listen"),
-        (config.gateway.inner.listen.clone(), "[gateway.inner] listen"),
+        (gateway.inner.listen.clone(), "[gateway.inner] listen"),
         (config.demo.page_listen.clone(), "[demo] page_listen"),
     ];
+    // A gateway that workers connect to has no dispatcher beside it, whose default would only be in the way.
+    if gateway.mode == Mode::Dispatched || !dispatcher.listen.span().is_empty() {
+        listens.push((dispatcher.listen.clone(), "[dispatcher] listen"));
+    }
     let clients =
-        config.gateway.client.get_ref().iter().filter_map(|client| client.get_ref().listen.clone());
+        gateway.client.get_ref().iter().filter_map(|client| client.get_ref().listen.clone());
     listens.extend(clients.map(|listen| (listen, "[[gateway.client]] listen")));
     // Named where it was written last, because the earlier one was probably meant.
     listens.sort_by_key(|(listen, _)| listen.span().start);
@@ -85,7 +98,20 @@ fn check_addresses(config: &Config, findings: &mut Vec<Finding>) {
             taken.push((address, name));
         }
     }
-    let registers = &config.gateway.register_address;
+    check_registers("gateway", &gateway.register_address, &taken, findings);
+    // Its default is the gateway's, which was looked at.
+    if !dispatcher.register_address.span().is_empty() {
+        check_registers("dispatcher", &dispatcher.register_address, &taken, findings);
+    }
+}
+
+/// Registers a role announces itself to, given the addresses that listeners have.
+fn check_registers(
+    role: &str,
+    registers: &Spanned<OneOrMany<PeerAddress>>,
+    taken: &[(SocketAddr, &str)],
+    findings: &mut Vec<Finding>,
+) {
     if registers.get_ref().0.is_empty() {
         let advice = "name at least one register, such as \"127.0.0.1:1236\"";
         findings.push(Finding::error(registers.span(), "register_address is empty", advice));
@@ -105,7 +131,7 @@ fn check_addresses(config: &Config, findings: &mut Vec<Finding>) {
             !name.starts_with("[register]") && collide(*own, SocketAddr::new(ip, peer.port))
         });
         if let Some((_, name)) = own {
-            let problem = format!("the register's address {peer} is this gateway's own {name}");
+            let problem = format!("the register's address {peer} is this {role}'s own {name}");
             findings.push(Finding::error(
                 registers.span(),
                 problem,
@@ -120,19 +146,43 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 
-fn check_secrets(config: &Config, findings: &mut Vec<Finding>) {
-    let (register, gateway) = (&config.register, &config.gateway);
-    let inner = &gateway.inner.listen;
-    let sections = [
-        (
-            "register",
-            register.secret_key.as_ref(),
-            register.secret_key_file.as_ref(),
-            &register.listen,
-        ),
-        ("gateway", gateway.secret_key.as_ref(), gateway.secret_key_file.as_ref(), inner),
-    ];
-    for (section, key, file, listen) in sections {
+/// A section with a secret key, and where its peers connect.
+struct Keyed<'a> {
+    section: &'static str,
+    key: Option<&'a Spanned<Secret>>,
+    file: Option<&'a Spanned<PathBuf>>,
+    listen: &'a Spanned<Listen>,
+}
+
+impl<'a> Keyed<'a> {
+    fn register(config: &'a Config) -> Self {
+        let section = &config.register;
+        let (key, file) = (section.secret_key.as_ref(), section.secret_key_file.as_ref());
+        Self { section: "register", key, file, listen: &section.listen }
+    }
+
+    fn gateway(config: &'a Config) -> Self {
+        let section = &config.gateway;
+        let (key, file) = (section.secret_key.as_ref(), section.secret_key_file.as_ref());
+        Self { section: "gateway", key, file, listen: &section.inner.listen }
+    }
+
+    fn dispatcher(config: &'a Config) -> Self {
+        let section = &config.dispatcher;
+        let (key, file) = (section.secret_key.as_ref(), section.secret_key_file.as_ref());
+        Self { section: "dispatcher", key, file, listen: &section.listen }
+    }
+
+    /// Whether both have the same key. A file that cannot be read is a finding of its own.
+    fn agrees(&self, other: &Self) -> bool {
+        match (secret_of(self.key, self.file), secret_of(other.key, other.file)) {
+            (Ok(own), Ok(others)) => own == others,
+            (Err(_), _) | (_, Err(_)) => true,
+        }
+    }
+
+    fn check(&self, findings: &mut Vec<Finding>) {
+        let Self { section, key, file, listen } = self;
         let address = listen.get_ref().0;
         match (key, file) {
             (Some(_), Some(file)) => {
@@ -157,6 +207,12 @@ fn check_secrets(config: &Config, findings: &mut Vec<Finding>) {
             _ => {}
         }
     }
+}
+
+fn check_secrets(config: &Config, findings: &mut Vec<Finding>) {
+    for keyed in [Keyed::register(config), Keyed::gateway(config), Keyed::dispatcher(config)] {
+        keyed.check(findings);
+    }
     check_same_secret(config, findings);
     if !config.demo.page_listen.get_ref().0.ip().is_loopback() {
         let problem = "the demo page is open to the network";
@@ -168,41 +224,41 @@ fn check_secrets(config: &Config, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Whether a gateway and a register with this configuration accept each other. A file that cannot be read is a finding of
-/// its own.
+/// Whether the roles of `tengate start` with this configuration accept each other.
 pub(crate) fn secrets_agree(config: &Config) -> bool {
-    let (register, gateway) = (&config.register, &config.gateway);
-    let of_register = secret_of(register.secret_key.as_ref(), register.secret_key_file.as_ref());
-    let of_gateway = secret_of(gateway.secret_key.as_ref(), gateway.secret_key_file.as_ref());
-    match (of_register, of_gateway) {
-        (Ok(of_register), Ok(of_gateway)) => of_register == of_gateway,
-        (Err(_), _) | (_, Err(_)) => true,
-    }
+    let register = Keyed::register(config);
+    let has_dispatcher = config.gateway.mode == Mode::Dispatched;
+    register.agrees(&Keyed::gateway(config))
+        && (!has_dispatcher || register.agrees(&Keyed::dispatcher(config)))
 }
 
-/// A gateway that shows its register another key is turned away. Only where both are described: what a file, or the flags
-/// of one role, do not mention runs elsewhere.
+/// Whoever shows its register another key is turned away. Only where both are described: what a file, or the flags of one
+/// role, do not mention runs elsewhere.
 fn check_same_secret(config: &Config, findings: &mut Vec<Finding>) {
-    let (register, gateway) = (&config.register, &config.gateway);
-    let (listen, peers) = (&register.listen, &gateway.register_address);
-    let register_is_described = !listen.span().is_empty()
-        || register.secret_key.is_some()
-        || register.secret_key_file.is_some();
-    let gateway_is_described = !peers.span().is_empty()
-        || gateway.secret_key.is_some()
-        || gateway.secret_key_file.is_some();
+    let register = Keyed::register(config);
+    let listen = register.listen;
+    if listen.span().is_empty() && register.key.is_none() && register.file.is_none() {
+        return;
+    }
     let same_register = |peer: &PeerAddress| {
         peer.host
             .parse()
             .is_ok_and(|ip| collide(listen.get_ref().0, SocketAddr::new(ip, peer.port)))
     };
-    if register_is_described
-        && gateway_is_described
-        && !secrets_agree(config)
-        && peers.get_ref().0.iter().any(same_register)
-    {
-        let problem = "[register] and [gateway] have different secret keys, but the gateway uses this register";
-        findings.push(Finding::warning(listen.span(), problem, "give both sections the same key"));
+    let roles = [
+        (Keyed::gateway(config), &config.gateway.register_address),
+        (Keyed::dispatcher(config), &config.dispatcher.register_address),
+    ];
+    for (role, peers) in roles {
+        let is_described = !peers.span().is_empty() || role.key.is_some() || role.file.is_some();
+        if is_described && !register.agrees(&role) && peers.get_ref().0.iter().any(same_register) {
+            let section = role.section;
+            let problem = format!(
+                "[register] and [{section}] have different secret keys, but the {section} uses this register"
+            );
+            let advice = "give both sections the same key";
+            findings.push(Finding::warning(listen.span(), problem, advice));
+        }
     }
 }
 
@@ -238,11 +294,30 @@ fn check_secret_file(file: &Spanned<PathBuf>, findings: &mut Vec<Finding>) {
     }
 }
 
+fn check_register(register: &Register, findings: &mut Vec<Finding>) {
+    let ids = &register.proc_ids;
+    if ids.get_ref().last > PROC_ID_MAX {
+        let problem = format!("proc_ids {} do not fit into a connection_id", ids.get_ref());
+        findings.push(Finding::error(
+            ids.span(),
+            problem,
+            format!("from 0 to {PROC_ID_MAX}; with number_bits = 24 in [gateway], to 255"),
+        ));
+    }
+}
+
 fn check_shards(gateway: &Gateway, cores: &[usize], findings: &mut Vec<Finding>) {
+    let number_bits = *gateway.number_bits.get_ref();
+    let shards_max = if number_bits == 24 { 256 } else { 1024 };
+    if !matches!(number_bits, 22 | 24) {
+        let problem = format!("number_bits {number_bits} does not work");
+        let advice = "22 for 1024 shards in the cluster, or 24 for 256 shards with four times the clients each";
+        findings.push(Finding::error(gateway.number_bits.span(), problem, advice));
+    }
     if let Some(shards) = &gateway.shards {
         let count = *shards.get_ref();
-        if !(1..=1024).contains(&count) {
-            let advice = "from 1 to 1024; leave it out for one a core";
+        if !(1..=shards_max).contains(&count) {
+            let advice = format!("from 1 to {shards_max}; leave it out for one a core");
             findings.push(Finding::error(
                 shards.span(),
                 format!("{count} shards do not work"),
@@ -307,8 +382,29 @@ fn check_shards(gateway: &Gateway, cores: &[usize], findings: &mut Vec<Finding>)
 }
 
 fn check_inner(inner: &Inner, findings: &mut Vec<Finding>) {
-    let (listen, place) = (inner.listen.get_ref().0, inner.listen.span());
-    match (&inner.lan_ip, inner.announced_ip()) {
+    check_announced("the inner address", &inner.listen, inner.lan_ip.as_ref(), findings);
+    check_bytes("frame_bytes_max", &inner.frame_bytes_max, findings);
+    check_bytes("send_to_worker_buffer_bytes", &inner.send_to_worker_buffer_bytes, findings);
+    check_positive("auth_timeout", &inner.auth_timeout, findings);
+    if *inner.pending_queries_max.get_ref() == 0 {
+        let problem = "pending_queries_max 0 would never answer a query";
+        findings.push(Finding::error(
+            inner.pending_queries_max.span(),
+            problem,
+            "from 1; GatewayClient needs 1",
+        ));
+    }
+}
+
+/// The address workers find a role by, which every client_id carries.
+fn check_announced(
+    what: &str,
+    listen: &Spanned<Listen>,
+    lan_ip: Option<&Spanned<IpAddr>>,
+    findings: &mut Vec<Finding>,
+) {
+    let (place, listen) = (listen.span(), listen.get_ref().0);
+    match (lan_ip, lan_ip.map_or_else(|| listen.ip(), |lan_ip| *lan_ip.get_ref())) {
         (None, IpAddr::V4(ip)) if ip.is_unspecified() => {
             let problem = format!("lan_ip is needed, because workers cannot connect to {listen}");
             findings.push(Finding::error(
@@ -318,9 +414,8 @@ fn check_inner(inner: &Inner, findings: &mut Vec<Finding>) {
             ));
         }
         (None, IpAddr::V6(_)) => {
-            let problem = format!(
-                "the inner address {listen} is not IPv4, and a client_id carries an IPv4 address"
-            );
+            let problem =
+                format!("{what} {listen} is not IPv4, and a client_id carries an IPv4 address");
             findings.push(Finding::error(
                 place,
                 problem,
@@ -352,17 +447,6 @@ fn check_inner(inner: &Inner, findings: &mut Vec<Finding>) {
             ));
         }
         _ => {}
-    }
-    check_bytes("frame_bytes_max", &inner.frame_bytes_max, findings);
-    check_bytes("send_to_worker_buffer_bytes", &inner.send_to_worker_buffer_bytes, findings);
-    check_positive("auth_timeout", &inner.auth_timeout, findings);
-    if *inner.pending_queries_max.get_ref() == 0 {
-        let problem = "pending_queries_max 0 would never answer a query";
-        findings.push(Finding::error(
-            inner.pending_queries_max.span(),
-            problem,
-            "from 1; GatewayClient needs 1",
-        ));
     }
 }
 

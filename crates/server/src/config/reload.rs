@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use super::{Client, Config, Inner};
+use super::{Client, Config, Dispatcher, Inner};
 
 /// One key that differs between the running configuration and a new one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,9 +14,10 @@ pub(crate) struct Change {
 }
 
 /// Keys that take effect without a restart. The documentation marks the same ones; a test compares.
-pub(super) const LIVE: [&str; 18] = [
+pub(super) const LIVE: [&str; 37] = [
     "log.level",
     "gateway.close_linger",
+    "gateway.detach_timeout",
     "gateway.client.message_bytes_max",
     "gateway.client.send_to_client_buffer_bytes",
     "gateway.client.slow_client",
@@ -33,6 +34,24 @@ pub(super) const LIVE: [&str; 18] = [
     "gateway.inner.no_worker_bytes_max",
     "gateway.inner.auth_timeout",
     "gateway.inner.pending_queries_max",
+    "dispatcher.balance",
+    "dispatcher.weights",
+    "dispatcher.group",
+    "dispatcher.group.ports",
+    "dispatcher.group.workers",
+    "dispatcher.group.balance",
+    "dispatcher.group.weights",
+    "dispatcher.frame_bytes_max",
+    "dispatcher.reply_bytes_max",
+    "dispatcher.send_to_worker_buffer_bytes",
+    "dispatcher.send_to_gateway_buffer_bytes",
+    "dispatcher.slow_worker",
+    "dispatcher.no_worker_grace",
+    "dispatcher.no_worker_bytes_max",
+    "dispatcher.auth_timeout",
+    "dispatcher.query_timeout",
+    "dispatcher.pending_queries_max",
+    "dispatcher.detach_limit",
 ];
 
 /// `old` with the keys of `new` that take effect without a restart. Listeners are matched by their place; when some were
@@ -41,11 +60,20 @@ pub(crate) fn with_live_keys(old: &Config, new: &Config) -> Config {
     let mut merged = old.clone();
     merged.log.level = new.log.level;
     merged.gateway.close_linger = new.gateway.close_linger.clone();
+    merged.gateway.detach_timeout = new.gateway.detach_timeout.clone();
     merged.gateway.inner = Inner {
         listen: old.gateway.inner.listen.clone(),
         lan_ip: old.gateway.inner.lan_ip.clone(),
         routing: old.gateway.inner.routing,
         ..new.gateway.inner.clone()
+    };
+    merged.dispatcher = Dispatcher {
+        listen: old.dispatcher.listen.clone(),
+        lan_ip: old.dispatcher.lan_ip.clone(),
+        register_address: old.dispatcher.register_address.clone(),
+        secret_key: old.dispatcher.secret_key.clone(),
+        secret_key_file: old.dispatcher.secret_key_file.clone(),
+        ..new.dispatcher.clone()
     };
     let (clients, new) = (merged.gateway.client.get_mut(), new.gateway.client.get_ref());
     if clients.len() == new.len() {
@@ -79,7 +107,10 @@ fn compare(path: &str, old: &Table, new: &Table, keys: &mut Vec<String>) {
     for name in names {
         let below = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
         match (old.get(name), new.get(name)) {
-            (Some(Value::Table(old)), Some(Value::Table(new))) => compare(&below, old, new, keys),
+            // In a table of weights the keys are names of workers.
+            (Some(Value::Table(old)), Some(Value::Table(new))) if name != "weights" => {
+                compare(&below, old, new, keys)
+            }
             (Some(Value::Array(old)), Some(Value::Array(new)))
                 if old.len() == new.len() && old.iter().chain(new).all(Value::is_table) =>
             {

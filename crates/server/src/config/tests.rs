@@ -43,8 +43,8 @@ fn keys() -> Vec<(String, Vec<String>)> {
         let (path, name) = (section.trim_matches(['[', ']']), "__probe");
         let header = if path.is_empty() { String::new() } else { format!("{section}\n") };
         let text = format!("{header}{name} = 1\n");
-        let error =
-            toml::from_str::<Config>(&text).expect_err("the probe is no key").message().to_owned();
+        // Names of workers are free, so that such a table knows no keys.
+        let error = toml::from_str::<Config>(&text).err()?.message().to_owned();
         let (unknown, known) = error.split_once(", expected ")?;
         let known: Vec<String> = known.split('`').skip(1).step_by(2).map(str::to_owned).collect();
         (unknown.starts_with("unknown field") && unknown.contains(name)).then_some(known)
@@ -73,7 +73,7 @@ fn keys() -> Vec<(String, Vec<String>)> {
 #[test]
 fn every_key_is_documented_in_its_section() {
     let sections = keys();
-    assert!(sections.len() >= 7, "{sections:?}");
+    assert!(sections.len() >= 10, "{sections:?}");
     for (section, known) in sections.iter().filter(|(section, _)| !section.is_empty()) {
         let heading = format!("\n## `{section}`\n");
         let (_, rest) =
@@ -84,7 +84,7 @@ fn every_key_is_documented_in_its_section() {
         let mut known: Vec<&str> = known
             .iter()
             .map(String::as_str)
-            .filter(|key| !["inner", "client"].contains(key))
+            .filter(|key| !["inner", "client", "group"].contains(key))
             .collect();
         let mut sorted = documented.clone();
         sorted.sort_unstable();
@@ -124,7 +124,8 @@ fn nothing_at_all_is_a_configuration() {
     assert_eq!(findings("", &[]), Vec::<String>::new());
     let config = read("", &[]).config;
     assert_eq!(config.gateway.client.get_ref().len(), 1);
-    assert_eq!(config.gateway.inner.announced_ip(), IpAddr::V4(Ipv4Addr::LOCALHOST));
+    assert_eq!(config.gateway.inner.announced().to_string(), "127.0.0.1:2900");
+    assert_eq!(config.dispatcher.announced().to_string(), "127.0.0.1:3900");
 }
 
 #[test]
@@ -230,6 +231,88 @@ fn a_register_and_its_gateway_need_the_same_key() {
 }
 
 #[test]
+fn a_register_and_its_dispatcher_need_the_same_key() {
+    check_finding(
+        "[register]\nlisten = \"127.0.0.1:1236\"\nsecret_key = \"a\"\n[dispatcher]\nsecret_key = \"b\"\n",
+        &["Warning", "t.toml:2:10", "[register] and [dispatcher] have different secret keys"],
+    );
+}
+
+#[test]
+fn a_dispatcher_needs_an_address_of_its_own_that_workers_reach() {
+    let listen = |address: &str| format!("[dispatcher]\nlisten = \"{address}\"\n");
+    check_finding(&listen("127.0.0.1:2900"), &["t.toml:2:10", "taken by [gateway.inner] listen"]);
+    check_finding(&listen("[::1]:3900"), &["the dispatcher's address [::1]:3900 is not IPv4"]);
+    check_finding(
+        "[dispatcher]\nsecret_key = \"s\"\nlisten = \"0.0.0.0:3900\"\n",
+        &["t.toml:3:10", "lan_ip is needed"],
+    );
+    check_finding(
+        &listen("0.0.0.0:3900\"\nlan_ip = \"10.0.0.2"),
+        &["Warning", "[dispatcher] has no secret key"],
+    );
+    check_finding(
+        "[dispatcher]\nlisten = \"127.0.0.1:3900\"\nregister_address = \"127.0.0.1:3900\"\n",
+        &["t.toml:3:20", "this dispatcher's own [dispatcher] listen"],
+    );
+    check_finding("[dispatcher]\nregister_address = []\n", &["register_address is empty"]);
+    let client = "[[gateway.client]]\nlisten = \"127.0.0.1:3900\"\n";
+    assert_eq!(findings(client, &[]), Vec::<String>::new());
+    check_finding(
+        &format!("[gateway]\nmode = \"dispatched\"\n{client}"),
+        &["t.toml:4:10", "already taken by [dispatcher] listen"],
+    );
+}
+
+#[test]
+fn groups_of_workers_that_contradict_are_refused() {
+    let group = |keys: &str| format!("[[dispatcher.group]]\nports = [8282]\n{keys}\n");
+    assert_eq!(
+        findings(&group("workers = [\"a\", \"b\"]\nweights = { a = 2 }"), &[]),
+        Vec::<String>::new()
+    );
+    check_finding("[[dispatcher.group]]\nworkers = [\"a\"]\n", &["t.toml:1:1", "no ports"]);
+    check_finding(
+        &group("[[dispatcher.group]]\nports = [8283, 8282]"),
+        &["t.toml:4:16", "port 8282 is in a group already"],
+    );
+    check_finding("[[dispatcher.group]]\nports = [0]\n", &["t.toml:2:10", "no port 0"]);
+    check_finding(&group("workers = [\"a\", \"a\"]"), &["t.toml:3:17", "listed twice"]);
+    check_finding(&group("workers = [\"\"]"), &["name is empty"]);
+    check_finding(&group("workers = [\"a:0\"]"), &["t.toml:3:12", "not its name"]);
+    check_finding(&group("weights = { a = 0 }"), &["t.toml:3:17", "weight of 0", "from 1 to 1000"]);
+    check_finding(
+        &group("workers = [\"a\"]\nweights = { b = 2 }"),
+        &["t.toml:4:17", "weight of `b` has no effect"],
+    );
+    check_finding(&group("wieghts = { a = 2 }"), &["t.toml:3:1", "did you mean `weights`?"]);
+    check_finding(&group("balance = \"hash_id\""), &["did you mean `hash_uid`?"]);
+    check_finding("[dispatcher]\nweights = { a = 1001 }\n", &["t.toml:2:17", "weight of 1001"]);
+    check_finding(
+        "[dispatcher]\nweights = { a = \"much\" }\n",
+        &["a whole number from 0 to 65535"],
+    );
+}
+
+#[test]
+fn limits_of_a_dispatcher_that_cannot_work_are_refused() {
+    let keys = |keys: &str| format!("[dispatcher]\n{keys}\n");
+    check_finding(&keys("query_timeout = 0"), &["t.toml:2:17", "query_timeout is zero"]);
+    check_finding(&keys("reply_bytes_max = \"61MiB\""), &["t.toml:2:19", "over 60 MiB"]);
+    check_finding(&keys("pending_queries_max = 0"), &["pending_queries_max 0"]);
+    check_finding(&keys("detach_limit = 5"), &["Warning", "t.toml:2:16", "not shorter"]);
+    check_finding("[gateway]\ndetach_timeout = 1\n", &["Warning", "t.toml:2:18", "not shorter"]);
+}
+
+#[test]
+fn numbers_of_shards_must_fit_into_a_connection_id() {
+    check_finding("[register]\nproc_ids = \"0-1024\"\n", &["t.toml:2:12", "from 0 to 1023"]);
+    check_finding("[register]\nproc_ids = \"9-3\"\n", &["t.toml:2:12", "smaller one first"]);
+    check_finding("[gateway]\nnumber_bits = 20\n", &["t.toml:2:15", "22 for 1024 shards"]);
+    check_finding("[gateway]\nnumber_bits = 24\nshards = 257\n", &["t.toml:3:10", "from 1 to 256"]);
+}
+
+#[test]
 fn every_policy_for_slow_clients_has_its_word() {
     for word in ["drop", "drop_oldest", "close"] {
         let text =
@@ -328,4 +411,13 @@ fn a_reload_knows_what_needs_a_restart() {
     let expected =
         [("gateway.inner.slow_worker", true), ("gateway.shards", false), ("log.level", true)];
     assert_eq!(found, expected.map(|(key, live)| (key.to_owned(), live)));
+
+    let new = read("[dispatcher]\nlisten = \"127.0.0.1:3901\"\nweights = { a = 2 }\n", &[]).config;
+    let found: Vec<(String, bool)> =
+        changes(&old, &new).into_iter().map(|change| (change.key, change.live)).collect();
+    let expected = [("dispatcher.listen", false), ("dispatcher.weights", true)];
+    assert_eq!(found, expected.map(|(key, live)| (key.to_owned(), live)));
+    let merged = with_live_keys(&old, &new).dispatcher;
+    assert_eq!(merged.announced().port(), 3900);
+    assert_eq!(merged.weights["a"].get_ref(), &2);
 }

@@ -49,6 +49,14 @@ pub(crate) enum PinCores {
     List(Vec<usize>),
 }
 
+/// A range of shards in the cluster, both ends included: `"0-1023"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProcIds {
+    pub(crate) first: u16,
+    /// Not below `first`.
+    pub(crate) last: u16,
+}
+
 /// Bytes written as hexadecimal digits: `"fffe"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hex(pub(crate) Vec<u8>);
@@ -107,6 +115,20 @@ impl PeerAddress {
             }
         };
         good.then(|| Self { host: bare.unwrap_or(host).to_owned(), port })
+    }
+}
+
+impl ProcIds {
+    fn decode(text: &str) -> Option<Self> {
+        let (first, last) = text.split_once('-')?;
+        let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        (first <= last).then_some(Self { first, last })
+    }
+}
+
+impl fmt::Display for ProcIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
     }
 }
 
@@ -291,6 +313,11 @@ deserialize_text!(
     PeerAddress::decode,
     "an address to connect to, such as \"127.0.0.1:1236\" or \"register:1236\""
 );
+deserialize_text!(
+    ProcIds,
+    ProcIds::decode,
+    "a range, first and last, the smaller one first, such as \"0-1023\""
+);
 deserialize_text!(Hex, decode_hex, "bytes in hexadecimal, two digits each, such as \"fffe\"");
 
 impl Serialize for Period {
@@ -308,6 +335,12 @@ impl Serialize for Size {
 impl Serialize for Listen {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
+    }
+}
+
+impl Serialize for ProcIds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -403,6 +436,16 @@ mod tests {
             ["1236", ":1236", "host:", "host:0", "host:70000", "::1:80", "a b:80", "text://host:80"]
         {
             assert_eq!(PeerAddress::decode(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn ranges_have_a_first_and_a_last() {
+        for (text, first, last) in [("0-1023", 0, 1023), ("7-7", 7, 7), ("1 - 2", 1, 2)] {
+            assert_eq!(ProcIds::decode(text), Some(ProcIds { first, last }), "{text}");
+        }
+        for text in ["", "-", "5", "2-1", "-1-3", "0-65536", "a-b"] {
+            assert_eq!(ProcIds::decode(text), None, "{text}");
         }
     }
 

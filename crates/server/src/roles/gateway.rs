@@ -1,6 +1,6 @@
 //! The gateway role: the configuration in the core's words, and one shard a core.
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{anyhow, bail};
@@ -20,10 +20,6 @@ use crate::shard::Hosted;
 
 /// Connections the kernel holds for each listening socket until they are accepted.
 const BACKLOG: u16 = 4096;
-/// Bits of a connection_id that number a client within its shard.
-const NUMBER_BITS: u8 = 22;
-/// What is left of a shard's numbers must hold every connection.
-const SHARD_CONNECTIONS_MAX: u32 = (1 << NUMBER_BITS) - 1;
 
 /// Starts the gateway's shards.
 pub(super) fn start(
@@ -46,7 +42,7 @@ pub(super) fn start(
     };
     let running = tengate_io::run(&shell(&config.gateway, shard_count, &cores), listeners, make)?;
     info!(shards = shard_count, cores = ?cores, "shards run");
-    Service::new("gateway", listening.unwrap_or_default(), cores, running, exits)
+    Service::new(super::GATEWAY, listening.unwrap_or_default(), cores, running, exits)
 }
 
 /// The shards' settings, as the kernel shell takes them.
@@ -58,7 +54,11 @@ fn shell(gateway: &Gateway, shard_count: u16, cores: &[usize]) -> tengate_io::Co
         shell.pinning = Pinning::Cores(cores.to_vec());
     }
     let limit = gateway.max_connections.as_ref().map_or(u32::MAX, |limit| *limit.get_ref());
-    shell.connections_max = limit.div_ceil(shard_count.into()).min(SHARD_CONNECTIONS_MAX);
+    // Every connection of a shard may be a client and needs a number of its own.
+    let numbers = (1 << *gateway.number_bits.get_ref()) - 1;
+    shell.connections_max = limit.div_ceil(shard_count.into()).min(numbers);
+    // A client's number holds its shard's, which the register gives in dispatched mode.
+    shell.starts_paused = gateway.mode == config::Mode::Dispatched;
     shell
 }
 
@@ -75,7 +75,15 @@ fn open(config: &Config, shard_count: u16) -> anyhow::Result<Vec<tengate_io::Lis
     let addr = config.gateway.inner.listen.get_ref().0;
     listeners
         .push(bind(&ListenSpec { addr, backlog: BACKLOG, sharing: Sharing::ByHost }, shard_count)?);
-    info!(address = %addr, announced = announced(config), "the gateway listens for workers");
+    let announced = config.gateway.inner.announced();
+    match config.gateway.mode {
+        config::Mode::Direct => {
+            info!(address = %addr, %announced, "the gateway listens for workers")
+        }
+        config::Mode::Dispatched => {
+            info!(address = %addr, %announced, "the gateway listens for dispatchers");
+        }
+    }
     Ok(listeners)
 }
 
@@ -88,12 +96,6 @@ const fn shown_protocol(protocol: Protocol) -> &'static str {
         Protocol::Tcp => "tcp",
         Protocol::LengthField => "LengthField",
     }
-}
-
-/// The inner address as workers know it.
-pub(crate) fn announced(config: &Config) -> String {
-    let inner = &config.gateway.inner;
-    format!("{}:{}", inner.announced_ip(), inner.listen.get_ref().0.port())
 }
 
 /// How many shards, and the cores they are pinned to, if any.
@@ -116,36 +118,36 @@ fn layout(gateway: &Gateway) -> (u16, Vec<usize>) {
 /// The core's settings. Fails only on what the checker refuses.
 pub(crate) fn settings(config: &Config) -> anyhow::Result<wanted::Config> {
     let (gateway, inner) = (&config.gateway, &config.gateway.inner);
-    let IpAddr::V4(lan_ip) = inner.announced_ip() else {
+    let SocketAddr::V4(announced) = inner.announced() else {
         bail!("the announced inner address is not IPv4")
     };
     let key =
         super::secret(secret_of(gateway.secret_key.as_ref(), gateway.secret_key_file.as_ref()))?;
     let listeners = gateway.client.get_ref().iter().map(|client| listener(client.get_ref()));
     Ok(wanted::Config {
+        mode: match gateway.mode {
+            config::Mode::Direct => wanted::Mode::Direct,
+            config::Mode::Dispatched => wanted::Mode::Dispatched,
+        },
         shards: layout(gateway).0,
-        number_bits: NUMBER_BITS,
-        lan_ip,
-        lan_port: inner.listen.get_ref().0.port(),
+        number_bits: *gateway.number_bits.get_ref(),
+        lan_ip: *announced.ip(),
+        lan_port: announced.port(),
         secret_key: SecretKey::new(key.map_or_else(String::new, |key| key.0)),
         listeners: listeners.collect::<anyhow::Result<_>>()?,
         frame_bytes_max: bytes(*inner.frame_bytes_max.get_ref()),
         send_to_worker_bytes_max: bytes(*inner.send_to_worker_buffer_bytes.get_ref()),
-        slow_worker: match inner.slow_worker {
-            config::SlowWorker::StopReading => wanted::SlowWorker::StopReading,
-            config::SlowWorker::Drop => wanted::SlowWorker::Drop,
-            config::SlowWorker::Close => wanted::SlowWorker::Close,
-        },
+        slow_worker: slow_worker(inner.slow_worker),
         routing: match inner.routing {
             config::Routing::LeastConnections => wanted::Routing::LeastConnections,
             config::Routing::Random => wanted::Routing::Random,
         },
         no_worker_grace: inner.no_worker_grace.0,
         no_worker_bytes_max: bytes(inner.no_worker_bytes_max),
+        detach_timeout: gateway.detach_timeout.get_ref().0,
         auth_timeout: inner.auth_timeout.get_ref().0,
         close_linger: gateway.close_linger.get_ref().0,
-        pending_queries_max: usize::try_from(*inner.pending_queries_max.get_ref())
-            .unwrap_or(usize::MAX),
+        pending_queries_max: count(*inner.pending_queries_max.get_ref()),
         seed: seed()?,
     })
 }
@@ -230,12 +232,24 @@ fn address(client: &Client) -> anyhow::Result<SocketAddr> {
         .ok_or_else(|| anyhow!("a client listener has no address"))
 }
 
-fn bytes(size: Size) -> usize {
+pub(super) const fn slow_worker(policy: config::SlowWorker) -> wanted::SlowWorker {
+    match policy {
+        config::SlowWorker::StopReading => wanted::SlowWorker::StopReading,
+        config::SlowWorker::Drop => wanted::SlowWorker::Drop,
+        config::SlowWorker::Close => wanted::SlowWorker::Close,
+    }
+}
+
+pub(super) fn bytes(size: Size) -> usize {
     usize::try_from(size.0).unwrap_or(usize::MAX)
 }
 
+pub(super) fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
 /// Clients must not be able to foresee where their names fall in a hash table.
-fn seed() -> anyhow::Result<u64> {
+pub(super) fn seed() -> anyhow::Result<u64> {
     let mut seed = [0; 8];
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
     Ok(u64::from_ne_bytes(seed))

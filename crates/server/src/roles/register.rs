@@ -22,11 +22,13 @@ pub(super) fn start(
     let section = &config.register;
     let key =
         super::secret(secret_of(section.secret_key.as_ref(), section.secret_key_file.as_ref()))?;
+    let ids = section.proc_ids.get_ref();
     let settings = RegisterConfig {
         secret_key: SecretKey::new(key.map_or_else(String::new, |key| key.0)),
         auth_timeout: AUTH_TIMEOUT,
+        proc_ids: ids.first..=ids.last,
+        lease_keep: section.lease_keep.0,
         limits: RegisterLimits::default(),
-        ..RegisterConfig::default()
     };
     let address = section.listen.get_ref().0;
     let listener =

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tracing::error;
 
-use crate::config::{Config, Protocol, secret_of};
+use crate::config::{Config, Mode, Protocol, secret_of};
 use crate::{complain, demo, page};
 
 /// The demo worker, on a thread of its own.
@@ -94,14 +94,16 @@ fn console(config: &Config, websocket: Option<SocketAddr>) -> String {
             line("clients", format!("{}://{}", client.protocol, listen.get_ref().0));
         }
     }
-    line(
-        "workers",
-        format!(
-            "{} (announced as {})",
-            config.gateway.inner.listen.get_ref().0,
-            super::announced(config)
-        ),
-    );
+    let (inner, dispatcher) = (&config.gateway.inner, &config.dispatcher);
+    let place =
+        |listen: SocketAddr, announced: SocketAddr| format!("{listen} (announced as {announced})");
+    match config.gateway.mode {
+        Mode::Direct => line("workers", place(inner.listen.get_ref().0, inner.announced())),
+        Mode::Dispatched => {
+            line("workers", place(dispatcher.listen.get_ref().0, dispatcher.announced()));
+            line("dispatchers", place(inner.listen.get_ref().0, inner.announced()));
+        }
+    }
     line("register", config.register.listen.get_ref().0.to_string());
     if config.demo.worker {
         line("demo worker", "a chat, in this process".to_owned());
