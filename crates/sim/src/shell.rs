@@ -35,9 +35,9 @@ pub struct Shell<A> {
     serial: u64,
 }
 
-/// Connections and outgoing batches of one shard.
+/// Connections and outgoing batches of one shard: the sink its app writes to.
 #[derive(Debug)]
-struct Memory {
+pub struct Memory {
     conns: Vec<Conn>,
     free: Vec<ConnId>,
     /// Freed in this turn; not handed out before its end.
@@ -103,6 +103,14 @@ impl<A: App> Shell<A> {
     /// One shard's app, to look at.
     pub fn peek(&self, shard: ShardId) -> &A {
         &self.shards[usize::from(shard.0)].0
+    }
+
+    /// Says something to an app as its owner does, with the sink for what comes of it.
+    pub fn tell(&mut self, shard: ShardId, say: impl FnOnce(&mut A, Instant, &mut Memory)) {
+        let now = self.now;
+        let (app, memory) = &mut self.shards[usize::from(shard.0)];
+        say(app, now, memory);
+        self.run();
     }
 
     /// A peer connects to a shard.

@@ -1,1 +1,9 @@
-//! Tests of the dispatcher, with gateways of the real core around it.
+//! Tests of the dispatcher among gateways and workers that speak in whole frames.
+
+mod acks;
+mod brief;
+mod detach;
+mod events;
+mod harness;
+mod index;
+mod queries;
