@@ -258,6 +258,22 @@ const SETS: &[Set] = &[
         loads: &[echo!("64"), echo!("1000"), fanout!("all", "1000", "100"), churn!("reset")],
     },
     Set {
+        name: "dispatcher",
+        title: "With and without a dispatcher",
+        subjects: &[Subject::ONE_SHARD, Subject::Dispatched],
+        placement: Placement::Free,
+        loads: &[
+            echo!("1"),
+            echo!("64"),
+            echo!("1000"),
+            open_loop!("1000", "2000"),
+            open_loop!("1000", "20000"),
+            fanout!("all", "1000", "100"),
+            GROUP_LOAD,
+            churn!("reset"),
+        ],
+    },
+    Set {
         name: "hold",
         title: "Idle clients",
         subjects: &[Subject::ONE_SHARD],

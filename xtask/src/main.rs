@@ -16,7 +16,7 @@ cargo xtask <task>
   ci [--install]        everything CI runs; --install first installs the Debian packages the tests need
   bench [SET...] [--peers DIR] [--rounds N]
                         the same loads on several servers, in turn; sets: php, latency, trouble, floor, handshakes,
-                        shards, hold. The first three need DIR, a folder with checkouts of GatewayWorker, workerman
+                        shards, dispatcher, hold. The first three need DIR, a folder with checkouts of GatewayWorker, workerman
                         and coroutine
   bench tables [--rounds N]
                         tables of uids at ten million keys, beside hashbrown's and DPDK's

@@ -23,10 +23,28 @@ pub(super) enum Subject {
     TengatePhpWorker,
     /// Our register and gateway, and a worker on our SDK.
     Tengate { shards: u16, pinned: bool },
+    /// The same with a dispatcher between gateway and worker; both count as the server.
+    Dispatched,
     /// The bare server of `tengate-bench floor`.
     Floor,
     /// nginx with one worker process; it answers a request and closes.
     Nginx,
+}
+
+/// A gateway's `--mode`.
+#[derive(Clone, Copy)]
+enum Mode {
+    Direct,
+    Dispatched,
+}
+
+impl Mode {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Dispatched => "dispatched",
+        }
+    }
 }
 
 /// A subject that is up. Dropping it stops it.
@@ -50,6 +68,7 @@ impl Subject {
             Self::Tengate { shards: 2, pinned: false } => "2 shards, not pinned",
             Self::Tengate { shards: 8, .. } => "8 shards",
             Self::Tengate { .. } => "tengate, several shards",
+            Self::Dispatched => "dispatched",
             Self::Floor => "floor",
             Self::Nginx => "nginx",
         }
@@ -60,7 +79,7 @@ impl Subject {
     }
 
     pub(super) fn start(self, peers: Option<&Path>, placement: Placement) -> Result<Running> {
-        let port = free_run(3)?;
+        let port = free_run(4)?;
         let scheme = if matches!(self, Self::Nginx) { "http" } else { "ws" };
         let mut running = Running {
             name: self.name(),
@@ -81,7 +100,7 @@ impl Subject {
                 }
             }
             Self::TengatePhpWorker => {
-                let register = running.start_tengate(port, 1, true)?;
+                let register = running.start_tengate(port, 1, true, Mode::Direct)?;
                 let mut worker = php(peers)?;
                 running.start(worker.env("REGISTER", register).env("PORT", port.to_string()))?;
                 if matches!(placement, Placement::WorkerApart) {
@@ -91,14 +110,17 @@ impl Subject {
                 }
             }
             Self::Tengate { shards, pinned } => {
-                let register = running.start_tengate(port, shards, pinned)?;
-                let mut worker = match placement {
-                    Placement::WorkerApart => on_core(1, &binary("tengate-bench")),
-                    Placement::Free | Placement::GeneratorApart => {
-                        Command::new(binary("tengate-bench"))
-                    }
-                };
-                running.start(worker.args(["worker", "--register", &register]))?;
+                let register = running.start_tengate(port, shards, pinned, Mode::Direct)?;
+                running.start_worker(placement, &register)?;
+            }
+            Self::Dispatched => {
+                let register = running.start_tengate(port, 1, true, Mode::Dispatched)?;
+                let listen = format!("127.0.0.1:{}", port + 3);
+                let mut dispatcher = Command::new(binary("tengate"));
+                dispatcher.args(["dispatcher", "--listen", &listen, "--register", &register]);
+                let pid = running.start(&mut dispatcher)?;
+                running.server_pids.push(pid);
+                running.start_worker(placement, &register)?;
             }
             Self::Floor => {
                 let listen = format!("127.0.0.1:{port}");
@@ -109,7 +131,7 @@ impl Subject {
             Self::Nginx => running.start_nginx(port)?,
         }
         wait_for(running.name, || Ok(TcpStream::connect(("127.0.0.1", port)).is_ok()))?;
-        if matches!(self, Self::AllPhp | Self::TengatePhpWorker | Self::Tengate { .. }) {
+        if !matches!(self, Self::Floor | Self::Nginx) {
             // Nobody tells when the worker has found the gateway.
             pause(Duration::from_secs(3));
         }
@@ -131,7 +153,13 @@ impl Running {
     }
 
     /// Register and gateway; returns the register's address.
-    fn start_tengate(&mut self, port: u16, shards: u16, pinned: bool) -> Result<String> {
+    fn start_tengate(
+        &mut self,
+        port: u16,
+        shards: u16,
+        pinned: bool,
+        mode: Mode,
+    ) -> Result<String> {
         let [client, register, inner] =
             [port, port + 1, port + 2].map(|port| format!("127.0.0.1:{port}"));
         let config = folder().join(if pinned { "pinned.toml" } else { "free.toml" });
@@ -143,10 +171,20 @@ impl Running {
                 .arg("--config")
                 .arg(config)
                 .args(["--client", &format!("websocket://{client}"), "--inner", &inner])
-                .args(["--register", &register, "--shards", &shards.to_string()]),
+                .args(["--register", &register, "--shards", &shards.to_string()])
+                .args(["--mode", mode.name()]),
         )?;
         self.server_pids = vec![pid];
         Ok(register)
+    }
+
+    fn start_worker(&mut self, placement: Placement, register: &str) -> Result<()> {
+        let mut worker = match placement {
+            Placement::WorkerApart => on_core(1, &binary("tengate-bench")),
+            Placement::Free | Placement::GeneratorApart => Command::new(binary("tengate-bench")),
+        };
+        self.start(worker.args(["worker", "--register", register]))?;
+        Ok(())
     }
 
     fn start_nginx(&mut self, port: u16) -> Result<()> {
