@@ -1,7 +1,7 @@
 //! The business code that the other modes expect. The first byte of a message says what to do with it.
 
 use anyhow::Result;
-use tengate_worker::{BusinessWorker, Context, EventResult, Events};
+use tengate_worker::{BusinessWorker, Context, Delivery, EventResult, Events};
 
 /// First byte of a message that is to be broadcast.
 pub(crate) const BROADCAST: u8 = b'*';
@@ -35,6 +35,9 @@ pub(crate) struct Options {
     /// How many workers.
     #[arg(long, default_value_t = 1)]
     count: u32,
+    /// Acknowledge events, so that a dispatcher gives those of a worker that is gone to another one.
+    #[arg(long)]
+    acknowledge: bool,
 }
 
 #[derive(Debug)]
@@ -107,6 +110,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
     let worker = BusinessWorker::builder()
         .name("Bench")
         .count(options.count)
+        .delivery(if options.acknowledge { Delivery::AtLeastOnce } else { Delivery::AtMostOnce })
         .register(options.register)
         .secret_key(options.secret_key);
     runtime.block_on(worker.run(Business))?;

@@ -1,14 +1,19 @@
 //! A worker's decisions: which event a frame is, whether the session it carries is current, and how a call becomes a
-//! frame (docs/protocol.md#worker). The SDK's sockets and the simulator both stand on this.
+//! frame, which events are to be acknowledged (docs/protocol.md#worker). The SDK's sockets and the simulator both stand on
+//! this.
 
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::net::{Ipv4Addr, SocketAddrV4};
+use core::hash::BuildHasher;
+use core::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
+use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use crate::secret::SecretKey;
 use crate::wire::client_id::ClientId;
 use crate::wire::ext::{GatewayClientConnect, WorkerConnect};
+use crate::wire::extension::{FLAG_IPV6, Offer, split_ipv6};
 use crate::wire::header::{Command, FLAG_RAW, FLAG_SCALAR, Header, InnerFrame};
 
 /// What happened to a client, as a gateway tells its worker.
@@ -31,8 +36,8 @@ pub struct Event<'a> {
     pub kind: EventKind,
     /// Whom it happened to.
     pub client: ClientId,
-    /// The client's address as the gateway sees it; 0.0.0.0 when it has no IPv4 address.
-    pub client_addr: SocketAddrV4,
+    /// The client's address as the gateway sees it; 0.0.0.0 when it has no IPv4 address and the peer cannot tell others.
+    pub client_addr: SocketAddr,
     /// The port the client connected to.
     pub gateway_port: u16,
     /// The session as it was when the gateway sent the event: `serialize` output, or empty.
@@ -42,7 +47,8 @@ pub struct Event<'a> {
 }
 
 impl<'a> Event<'a> {
-    /// The event a gateway's frame means. Keep-alives and numbers no worker knows are `None`, as PHP ignores them.
+    /// The event a gateway's frame means. Keep-alives and numbers no worker knows are `None`, as PHP ignores them; so is an
+    /// event that lacks the IPv6 address its flag promises.
     pub fn from_frame(frame: &InnerFrame<'a>) -> Option<Self> {
         let kind = match Command::from_number(frame.header.command)? {
             Command::OnConnect => EventKind::Connect,
@@ -83,14 +89,21 @@ impl<'a> Event<'a> {
             client_ip,
             client_port,
             gateway_port,
+            flag,
             ..
         } = frame.header;
+        let (client_ip, session) = if flag & FLAG_IPV6 == 0 {
+            (IpAddr::V4(Ipv4Addr::from_bits(client_ip)), frame.ext)
+        } else {
+            let (address, session) = split_ipv6(frame.ext)?;
+            (IpAddr::V6(address), session)
+        };
         Some(Self {
             kind,
             client: ClientId { local_ip, local_port, connection_id },
-            client_addr: SocketAddrV4::new(Ipv4Addr::from_bits(client_ip), client_port),
+            client_addr: SocketAddr::new(client_ip, client_port),
             gateway_port,
-            session: frame.ext,
+            session,
             body: frame.body,
         })
     }
@@ -118,7 +131,7 @@ pub enum Fetched {
 /// (docs/protocol.md#session-versions). About 32 bytes a client.
 #[derive(Debug, Default)]
 pub struct SessionVersions {
-    versions: HashMap<ClientId, Version, foldhash::fast::FixedState>,
+    versions: HashMap<ClientId, Version, FixedState>,
 }
 
 #[derive(Debug)]
@@ -149,6 +162,21 @@ impl SessionVersions {
         SessionSource::Carried
     }
 
+    /// As [`handle_event`](Self::handle_event), for an event that is to be acknowledged. Another worker may have had it before
+    /// and stored a session since, so of a client seen for the first time only a connect carries the current one.
+    pub fn handle_acknowledged_event(&mut self, event: &Event<'_>) -> SessionSource {
+        match event.kind {
+            EventKind::Connect | EventKind::Close => self.handle_event(event),
+            EventKind::WebsocketConnect | EventKind::Message => {
+                if self.versions.contains_key(&event.client) {
+                    self.handle_event(event)
+                } else {
+                    SessionSource::Fetch
+                }
+            }
+        }
+    }
+
     /// The gateway answered a fetch with `session`. The checksum of the answer is kept, not that of the stale event as
     /// in BusinessWorker.php: a second stale event must not pass for current.
     pub fn handle_fetched(&mut self, client: ClientId, session: &[u8]) -> Fetched {
@@ -177,6 +205,69 @@ impl SessionVersions {
 /// of it with events: both are the same.
 fn checksum(session: &[u8]) -> u32 {
     crc32(if session == b"a:0:{}" { b"" } else { session })
+}
+
+/// Which events of a link are to be acknowledged: those before the oldest that is not finished, in whatever order handlers
+/// finish (docs/protocol.md#extension). One byte for each event from that one on.
+#[derive(Debug, Default)]
+pub struct AckTracker {
+    /// Events from the oldest unfinished one on, in the order they came: whether they are finished.
+    finished: VecDeque<bool>,
+    /// The number of the first of them on this link.
+    oldest: u64,
+    /// Events before it that no acknowledgement counted yet.
+    due: u32,
+}
+
+/// An event that was received, to be handed back when it is finished.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Receipt(u64);
+
+impl AckTracker {
+    /// An event came.
+    pub fn handle_received(&mut self) -> Receipt {
+        self.finished.push_back(false);
+        Receipt(self.oldest + self.finished.len() as u64 - 1)
+    }
+
+    /// The event of this receipt is finished: what it wanted said on the link is queued.
+    ///
+    /// # Panics
+    /// The receipt is another tracker's.
+    pub fn handle_finished(&mut self, receipt: Receipt) {
+        let index = usize::try_from(receipt.0 - self.oldest).expect("it is an index of the queue");
+        self.finished[index] = true;
+        while self.finished.front() == Some(&true) {
+            self.finished.pop_front();
+            self.oldest += 1;
+            self.due += 1;
+        }
+    }
+
+    /// How many more events are to be acknowledged now; they count as acknowledged from here on.
+    pub fn take_due(&mut self) -> u32 {
+        core::mem::take(&mut self.due)
+    }
+
+    /// Whether anything is to be acknowledged.
+    pub fn is_due(&self) -> bool {
+        self.due > 0
+    }
+
+    /// Whether [`UNACKNOWLEDGED_EVENTS_MAX`] is reached: the link is not to be read until something was acknowledged.
+    pub fn is_full(&self) -> bool {
+        self.finished.len() + self.due as usize >= UNACKNOWLEDGED_EVENTS_MAX
+    }
+}
+
+/// Which of these linked dispatchers takes the calls for a client whose own dispatcher is gone. Each client keeps its choice
+/// while that dispatcher is among them, so that its calls stay in order.
+pub fn stand_in(
+    connection_id: u32,
+    dispatchers: impl Iterator<Item = SocketAddrV4>,
+) -> Option<SocketAddrV4> {
+    let hasher = FixedState::default();
+    dispatchers.max_by_key(|dispatcher| hasher.hash_one((connection_id, dispatcher)))
 }
 
 /// The payload of a [`Call`].
@@ -255,10 +346,29 @@ impl<'a> Body<'a> {
     }
 }
 
-/// Appends the frame that opens a link as a worker. `worker_key` is `name:id`.
+/// Appends the frame that opens a link as PHP's worker does. `worker_key` is `name:id`.
 pub fn encode_worker_connect(worker_key: &str, secret_key: &SecretKey, out: &mut Vec<u8>) {
+    encode_hello(worker_key, secret_key, None, out);
+}
+
+/// Appends the frame that opens a link as a worker that can do more. PHP's gateways pass over the offer.
+pub fn encode_worker_connect_with_offer(
+    worker_key: &str,
+    secret_key: &SecretKey,
+    offer: Offer<'_>,
+    out: &mut Vec<u8>,
+) {
+    encode_hello(worker_key, secret_key, Some(offer), out);
+}
+
+fn encode_hello(
+    worker_key: &str,
+    secret_key: &SecretKey,
+    tengate: Option<Offer<'_>>,
+    out: &mut Vec<u8>,
+) {
     let mut body = Vec::new();
-    WorkerConnect { worker_key: worker_key.into(), secret_key: secret_key.show(), tengate: None }
+    WorkerConnect { worker_key: worker_key.into(), secret_key: secret_key.show(), tengate }
         .encode(&mut body);
     Call::new(Command::WorkerConnect).body(Body::Plain(&body)).encode(out);
 }
@@ -269,6 +379,10 @@ pub fn encode_gateway_client_connect(secret_key: &SecretKey, out: &mut Vec<u8>) 
     GatewayClientConnect { secret_key: secret_key.show() }.encode(&mut body);
     Call::new(Command::GatewayClientConnect).body(Body::Plain(&body)).encode(out);
 }
+
+/// Events of a link that may be received and not acknowledged. A dispatcher's limit on what it keeps is reached earlier when
+/// events are long.
+pub const UNACKNOWLEDGED_EVENTS_MAX: usize = 1 << 16;
 
 /// The CRC-32 of PHP's `crc32` (polynomial 0xEDB88320, reflected).
 fn crc32(bytes: &[u8]) -> u32 {
@@ -296,6 +410,7 @@ const CRC_TABLE: [u32; 256] = {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const ONE: &[u8] = b"a:1:{i:0;i:1;}";
     const CLIENT: ClientId = ClientId { local_ip: 0x7f00_0001, local_port: 2900, connection_id: 1 };
@@ -307,12 +422,30 @@ mod tests {
         let expected = Event {
             kind: EventKind::Message,
             client: CLIENT,
-            client_addr: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 36512),
+            client_addr: "127.0.0.1:36512".parse().unwrap(),
             gateway_port: 8282,
             session: b"",
             body: b"hello",
         };
         assert_eq!(Event::from_frame(&frame), Some(expected));
+    }
+
+    #[test]
+    fn an_ipv6_address_comes_before_the_session() {
+        let address = "2001:db8::7".parse::<core::net::Ipv6Addr>().unwrap();
+        let header = Header {
+            command: Command::OnMessage as u8,
+            flag: FLAG_SCALAR | FLAG_IPV6,
+            client_port: 9,
+            ..Header::default()
+        };
+        let ext = [&address.octets()[..], ONE].concat();
+        let frame = |ext| InnerFrame { header, ext, body: b"hello" };
+        let event = Event::from_frame(&frame(&ext)).unwrap();
+        assert_eq!(event.client_addr, "[2001:db8::7]:9".parse().unwrap());
+        assert_eq!((event.session, event.body), (ONE, &b"hello"[..]));
+        assert_eq!(Event::from_frame(&frame(&ext[..15])), None, "cut short");
+        assert_eq!(Event::from_frame(&frame(&ext[..16])).unwrap().session, b"");
     }
 
     #[test]
@@ -333,6 +466,19 @@ mod tests {
         encode_worker_connect("Bw:0", &SecretKey::default(), &mut out);
         let golden = "00000041c800000000000000000000000000000000010000000000007b22776f726b65725f6b6579223a2242773a30222c227365637265745f6b6579223a22227d";
         assert_eq!(out, hex(golden));
+    }
+
+    #[test]
+    fn an_offer_follows_what_php_sends() {
+        let (mut plain, mut offering) = (Vec::new(), Vec::new());
+        let offer = Offer { version: 1, ack: true, ipv6: true, dispatcher: None };
+        encode_worker_connect("Bw:0", &SecretKey::default(), &mut plain);
+        encode_worker_connect_with_offer("Bw:0", &SecretKey::default(), offer, &mut offering);
+        let (plain, _) = InnerFrame::decode(&plain, 1000).unwrap().unwrap();
+        let (offering, _) = InnerFrame::decode(&offering, 1000).unwrap().unwrap();
+        let common = plain.body.strip_suffix(b"}").unwrap();
+        let added = br#","tengate":{"version":1,"ack":true,"ipv6":true}}"#;
+        assert_eq!(offering.body, [common, added].concat());
     }
 
     #[test]
@@ -392,6 +538,82 @@ mod tests {
     }
 
     #[test]
+    fn a_client_taken_over_from_another_worker_has_its_session_fetched_once() {
+        let mut versions = SessionVersions::default();
+        let message = event(EventKind::Message, b"old");
+        assert_eq!(versions.handle_acknowledged_event(&message), SessionSource::Fetch);
+        assert_eq!(versions.handle_fetched(CLIENT, ONE), Fetched::Current);
+        let message = event(EventKind::Message, ONE);
+        assert_eq!(versions.handle_acknowledged_event(&message), SessionSource::Carried);
+
+        let mut versions = SessionVersions::default();
+        for kind in [EventKind::Connect, EventKind::Message, EventKind::Close] {
+            let carried = versions.handle_acknowledged_event(&event(kind, b""));
+            assert_eq!(carried, SessionSource::Carried, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_tracker_has_room_again_after_an_acknowledgement() {
+        let mut acks = AckTracker::default();
+        let first = acks.handle_received();
+        let rest: Vec<Receipt> =
+            (1..UNACKNOWLEDGED_EVENTS_MAX).map(|_| acks.handle_received()).collect();
+        rest.into_iter().for_each(|receipt| acks.handle_finished(receipt));
+        assert!(acks.is_full() && !acks.is_due());
+        acks.handle_finished(first);
+        assert!(acks.is_full());
+        assert_eq!(acks.take_due() as usize, UNACKNOWLEDGED_EVENTS_MAX);
+        assert!(!acks.is_full());
+    }
+
+    proptest! {
+        /// Each step receives an event, finishes one of those under way, or takes what is due.
+        #[test]
+        fn acknowledgements_never_run_ahead_of_the_oldest_unfinished_event(
+            steps in prop::collection::vec((0..3_u8, any::<prop::sample::Index>()), 0..200),
+        ) {
+            let mut acks = AckTracker::default();
+            let (mut finished, mut under_way, mut acknowledged) = (Vec::new(), Vec::new(), 0);
+            for (step, which) in steps {
+                match step {
+                    0 => {
+                        under_way.push((finished.len(), acks.handle_received()));
+                        finished.push(false);
+                    }
+                    1 if !under_way.is_empty() => {
+                        let (index, receipt) = under_way.swap_remove(which.index(under_way.len()));
+                        finished[index] = true;
+                        acks.handle_finished(receipt);
+                    }
+                    _ => acknowledged += acks.take_due() as usize,
+                }
+                let oldest = finished.iter().position(|done| !done).unwrap_or(finished.len());
+                prop_assert!(acknowledged <= oldest);
+                prop_assert_eq!(acks.is_due(), acknowledged < oldest);
+            }
+            under_way.into_iter().for_each(|(_, receipt)| acks.handle_finished(receipt));
+            prop_assert_eq!(acknowledged + acks.take_due() as usize, finished.len());
+        }
+
+        #[test]
+        fn a_client_keeps_its_stand_in_until_that_is_gone(
+            connection_id: u32,
+            ports in prop::collection::btree_set(any::<u16>(), 1..9),
+            gone: prop::sample::Index,
+        ) {
+            let dispatchers: Vec<_> =
+                ports.iter().map(|port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, *port)).collect();
+            let chosen = stand_in(connection_id, dispatchers.iter().copied());
+            let gone = dispatchers[gone.index(dispatchers.len())];
+            let left = dispatchers.iter().copied().filter(|dispatcher| *dispatcher != gone);
+            let then = stand_in(connection_id, left);
+            prop_assert!(chosen.is_some());
+            prop_assert!(then == chosen || chosen == Some(gone));
+        }
+    }
+
+    #[test]
     fn checksums_are_those_of_php() {
         for (text, sum) in [("", 0), ("123456789", 0xCBF4_3926)] {
             assert_eq!(crc32(text.as_bytes()), sum, "{text}");
@@ -399,7 +621,7 @@ mod tests {
     }
 
     fn event(kind: EventKind, session: &[u8]) -> Event<'_> {
-        let client_addr = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
+        let client_addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
         Event { kind, client: CLIENT, client_addr, gateway_port: 8282, session, body: b"" }
     }
 

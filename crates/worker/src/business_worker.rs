@@ -12,14 +12,16 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use tengate_proto::secret::SecretKey;
-use tengate_proto::worker::encode_worker_connect;
+use tengate_proto::wire::extension::{Extension, Offer, VERSION, Welcome};
+use tengate_proto::wire::header::InnerFrame;
+use tengate_proto::worker::{Event, encode_worker_connect_with_offer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use self::lane::Lanes;
+use self::lane::{Lanes, Received};
 use crate::events::{EventResult, Events, Worker};
 use crate::gateway::{Gateway, Links};
 use crate::link::{FrameReader, ReadError, SendQueue};
@@ -47,7 +49,20 @@ struct Settings {
     secret_key: SecretKey,
     send_queue_bytes_max: usize,
     tasks_per_link: usize,
+    delivery: Delivery,
     timeouts: Timeouts,
+}
+
+/// What becomes of events that a worker was sent and has not handled when it is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// They are lost, as with PHP's workers.
+    AtMostOnce,
+    /// Dispatchers keep each event until this worker has handled it, and give it to another one if that does not come
+    /// about: not even `kill -9` of a worker loses a client's message. An event may come twice: the worker had handled it,
+    /// and was gone before it could say so. Gateways that workers link to directly, tengate's and PHP's, keep nothing;
+    /// there it is as with [`AtMostOnce`](Self::AtMostOnce).
+    AtLeastOnce,
 }
 
 /// Why workers cannot start; the caller's settings are at fault.
@@ -71,6 +86,7 @@ impl BusinessWorker {
                 secret_key: SecretKey::default(),
                 send_queue_bytes_max: SEND_QUEUE_BYTES_MAX,
                 tasks_per_link: 1,
+                delivery: Delivery::AtMostOnce,
                 timeouts: Timeouts::DEFAULT,
             },
         }
@@ -84,8 +100,8 @@ impl BusinessWorker {
         self.run_until(events, pending()).await;
     }
 
-    /// Runs until `stop` is ready. Then handlers that run are awaited and what is queued for gateways is written, for
-    /// 5 seconds at most.
+    /// Runs until `stop` is ready. Then no more events are taken, [`Events::on_worker_stop`] is called, handlers that run are
+    /// awaited, and what is queued for gateways is written, acknowledgements included, for 5 seconds at most.
     ///
     /// # Panics
     /// As [`run`](Self::run).
@@ -150,6 +166,12 @@ impl Builder {
         self
     }
 
+    /// What becomes of events when a worker is gone: [`AtMostOnce`](Delivery::AtMostOnce) by default.
+    pub fn delivery(mut self, delivery: Delivery) -> Self {
+        self.settings.delivery = delivery;
+        self
+    }
+
     /// How long connecting and answering may take: 3 s and 5 s by default, as in Lib\Gateway.php.
     pub fn timeouts(mut self, connect: Duration, reply: Duration) -> Self {
         self.settings.timeouts = Timeouts { connect, reply };
@@ -199,7 +221,18 @@ struct Shared<E> {
     worker: Worker,
     links: Arc<Links>,
     events: Arc<E>,
-    stopped: watch::Receiver<bool>,
+    stage: watch::Receiver<Stage>,
+}
+
+/// How far the life of a worker has come, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// It has links and takes events.
+    Running,
+    /// It takes no more events. Handlers that run go on, and calls can be made.
+    Stopping,
+    /// Links write what is queued, and end.
+    Closing,
 }
 
 async fn run_one<E: Events>(
@@ -211,7 +244,8 @@ async fn run_one<E: Events>(
     let links = Arc::new(Links::default());
     let gateway = Gateway::linked(links.clone(), settings.secret_key.clone(), settings.timeouts);
     let worker = Worker { name: settings.name.clone(), id, gateway };
-    let shared = Arc::new(Shared { settings, worker, links, events, stopped: stopped.clone() });
+    let (stage_sender, stage) = watch::channel(Stage::Running);
+    let shared = Arc::new(Shared { settings, worker, links, events, stage });
     note(shared.events.on_worker_start(&shared.worker).await, "on_worker_start failed");
 
     let (notices_in, notices) = mpsc::channel(NOTICES_WAITING_MAX);
@@ -229,7 +263,9 @@ async fn run_one<E: Events>(
         () = keep_links(&shared, notices, &mut links) => {}
         _ = stopped.wait_for(|stopped| *stopped) => {}
     }
+    stage_sender.send_replace(Stage::Stopping);
     note(shared.events.on_worker_stop(&shared.worker).await, "on_worker_stop failed");
+    stage_sender.send_replace(Stage::Closing);
     // Links end by themselves now, each after its running handlers and its queue.
     if timeout(STOP_TIMEOUT, links.join_all()).await.is_err() {
         warn!(
@@ -289,24 +325,22 @@ impl Announcements {
 
 /// Keeps a link to one gateway while it is announced: connects again a second after each end.
 async fn keep_link<E: Events>(shared: Arc<Shared<E>>, gateway: SocketAddrV4) {
-    let mut stopped = shared.stopped.clone();
+    let mut stage = shared.stage.clone();
     loop {
-        // A task of its own, so that a panic in a handler ends this link and not the keeping of it.
+        // A task of its own, so that a panic ends this link and not the keeping of it.
         let mut linking = JoinSet::new();
         linking.spawn(link_once(shared.clone(), gateway));
         let ended = linking.join_next().await;
         if let Some(Err(_)) = ended {
-            warn!(%gateway, "an event handler panicked; the link is made again");
+            warn!(%gateway, "the link's task panicked; the link is made again");
         }
         if let Some(queue) = shared.links.state().kept.get_mut(&gateway) {
             *queue = None;
         }
-        if *stopped.borrow() {
-            return;
-        }
         tokio::select! {
+            biased;
+            () = past(&mut stage, Stage::Running) => return,
             () = tokio::time::sleep(RECONNECT_DELAY) => {}
-            _ = stopped.wait_for(|stopped| *stopped) => return,
         }
         let mut state = shared.links.state();
         if !state.announced.contains(&gateway) {
@@ -318,7 +352,14 @@ async fn keep_link<E: Events>(shared: Arc<Shared<E>>, gateway: SocketAddrV4) {
 }
 
 async fn link_once<E: Events>(shared: Arc<Shared<E>>, gateway: SocketAddrV4) {
-    let stream = match connect(gateway, shared.settings.timeouts.connect).await {
+    let mut stage = shared.stage.clone();
+    let connected = tokio::select! {
+        // A worker that stops opens no link that clients would be bound to.
+        biased;
+        () = past(&mut stage, Stage::Running) => return,
+        connected = connect(gateway, shared.settings.timeouts.connect) => connected,
+    };
+    let stream = match connected {
         Ok(stream) => stream,
         Err(fault) => {
             warn!(%gateway, %fault, "no link to the gateway");
@@ -337,49 +378,102 @@ async fn serve_link<E: Events>(
     gateway: SocketAddrV4,
     stream: impl AsyncRead + AsyncWrite,
 ) -> Result<(), ReadError> {
-    let Settings { secret_key, send_queue_bytes_max, tasks_per_link, .. } = &shared.settings;
     let (reader, mut writer) = tokio::io::split(stream);
-    let mut greeting = Vec::new();
-    let worker_key = format!("{}:{}", shared.worker.name, shared.worker.id);
-    encode_worker_connect(&worker_key, secret_key, &mut greeting);
-    writer.write_all(&greeting).await.map_err(ReadError::Io)?;
+    writer.write_all(&greeting(shared)).await.map_err(ReadError::Io)?;
 
-    let queue = Arc::new(SendQueue::new(*send_queue_bytes_max));
-    shared.links.state().kept.insert(gateway, Some(queue.clone()));
-    info!(%gateway, worker_key, "linked");
-    let lanes = Lanes::new(shared, *tasks_per_link);
+    let queue = Arc::new(SendQueue::new(shared.settings.send_queue_bytes_max));
+    shared.links.state().handle_linked(gateway, queue.clone());
+    info!(%gateway, name = shared.worker.name, id = shared.worker.id, "linked");
+    let mut stage = shared.stage.clone();
+    let mut frames = FrameReader::new(reader, gateway);
     let reading = async {
-        let end =
-            read_events(FrameReader::new(reader, gateway), lanes, shared.stopped.clone()).await;
+        read_events(shared, gateway, &mut frames, &queue).await?;
+        past(&mut stage, Stage::Stopping).await;
         queue.close();
-        end
+        Ok(())
     };
     let writing = async { queue.write_to(writer).await.map_err(ReadError::Io) };
     let end = tokio::try_join!(reading, writing);
     queue.close();
-    end.map(|_| ())
+    end?;
+    frames.drain().await;
+    Ok(())
 }
 
-/// Hands frames to the lanes until the link ends or the worker stops, then waits for running handlers.
+/// What opens a link. The offer costs PHP's gateways nothing, which pass over it, and lets tengate's roles say what they are
+/// and whose clients have IPv6 addresses, without anyone having to configure in a worker what cluster it is in.
+fn greeting<E>(shared: &Shared<E>) -> Vec<u8> {
+    let worker_key = format!("{}:{}", shared.worker.name, shared.worker.id);
+    let ack = shared.settings.delivery == Delivery::AtLeastOnce;
+    let offer = Offer { version: VERSION, ack, ipv6: true, dispatcher: None };
+    let mut greeting = Vec::new();
+    encode_worker_connect_with_offer(
+        &worker_key,
+        &shared.settings.secret_key,
+        offer,
+        &mut greeting,
+    );
+    greeting
+}
+
+/// Hands events to the lanes until the link ends or the worker stops, then waits for running handlers.
 async fn read_events<E: Events>(
-    mut frames: FrameReader<impl AsyncRead + Unpin>,
-    mut lanes: Lanes<E>,
-    mut stopped: watch::Receiver<bool>,
+    shared: &Arc<Shared<E>>,
+    gateway: SocketAddrV4,
+    frames: &mut FrameReader<impl AsyncRead + Unpin>,
+    queue: &Arc<SendQueue>,
 ) -> Result<(), ReadError> {
+    let mut lanes = Lanes::new(shared, queue);
+    let mut stage = shared.stage.clone();
     let end = loop {
+        let next = async {
+            queue.room_for_events().await;
+            frames.next().await
+        };
         let frame = tokio::select! {
             biased;
-            _ = stopped.wait_for(|stopped| *stopped) => break Ok(()),
+            () = past(&mut stage, Stage::Running) => break Ok(()),
             () = lanes.broken() => continue,
-            frame = frames.next() => frame,
+            frame = next => frame,
         };
-        match frame {
-            Ok(frame) => lanes.handle(frame).await,
+        let frame = match frame {
+            Ok(frame) => frame,
             Err(error) => break Err(error),
+        };
+        let Ok(Some((decoded, _))) = InnerFrame::decode(&frame, frame.len()) else { continue };
+        if decoded.header.command == Extension::Welcome as u8 {
+            match Welcome::decode(decoded.body) {
+                Ok(welcome) => handle_welcome(shared, gateway, queue, &welcome),
+                Err(error) => break Err(ReadError::Welcome(error)),
+            }
+        } else if Event::from_frame(&decoded).is_some() {
+            let connection_id = decoded.header.connection_id;
+            let receipt = queue.event_received();
+            lanes.handle(connection_id, Received { frame, receipt }).await;
         }
     };
     lanes.finish().await;
     end
+}
+
+/// The peer of a link says what it is. It does so before its first event.
+fn handle_welcome<E>(
+    shared: &Shared<E>,
+    gateway: SocketAddrV4,
+    queue: &SendQueue,
+    welcome: &Welcome,
+) {
+    if welcome.ack && shared.settings.delivery == Delivery::AtLeastOnce {
+        queue.acknowledge_events();
+    }
+    if welcome.dispatcher.is_some() {
+        shared.links.state().handle_dispatcher(gateway);
+    }
+}
+
+/// Waits until the worker's life is past `stage`, or nobody runs it any more.
+async fn past(now: &mut watch::Receiver<Stage>, stage: Stage) {
+    let _ = now.wait_for(|now| *now > stage).await;
 }
 
 /// Goes on with the panic of business code in a task of ours, as if it had been called here.

@@ -2,7 +2,7 @@
 
 use core::error::Error;
 use core::future::Future;
-use core::net::SocketAddrV4;
+use core::net::{SocketAddr, SocketAddrV4};
 
 use tengate_proto::wire::client_id::ClientId;
 use tengate_proto::wire::php::{Array, Key, Value};
@@ -19,7 +19,7 @@ pub type EventResult = Result<(), Box<dyn Error + Send + Sync>>;
 ///
 /// One value serves every link and every worker of a [`BusinessWorker`](crate::BusinessWorker). Events of one client come
 /// in order, one at a time; events of one link, too, unless [`tasks_per_link`](crate::Builder::tasks_per_link) says otherwise.
-/// A handler that panics costs its link, which is made again a second later; the gateway keeps the clients meanwhile.
+/// A handler that panics has failed, no more: the panic is logged like an error, and what it did to the session is not stored.
 pub trait Events: Send + Sync + 'static {
     /// The worker starts; it has no links yet.
     fn on_worker_start(&self, worker: &Worker) -> impl Future<Output = EventResult> + Send {
@@ -56,7 +56,7 @@ pub trait Events: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// The worker stops; its links are still there.
+    /// The worker stops. It takes no more events, and its links are still there for calls.
     fn on_worker_stop(&self, worker: &Worker) -> impl Future<Output = EventResult> + Send {
         let _ = worker;
         async { Ok(()) }
@@ -75,7 +75,7 @@ pub struct Worker {
 #[derive(Debug)]
 pub struct Context {
     pub(crate) client_id: ClientId,
-    pub(crate) client_addr: SocketAddrV4,
+    pub(crate) client_addr: SocketAddr,
     pub(crate) gateway_port: u16,
     pub(crate) gateway: Gateway,
     pub(crate) session: Session,
@@ -110,8 +110,9 @@ impl Context {
         self.client_id
     }
 
-    /// The client's address as its gateway sees it (PHP's `REMOTE_ADDR` and `REMOTE_PORT`).
-    pub fn client_addr(&self) -> SocketAddrV4 {
+    /// The client's address as its gateway sees it (PHP's `REMOTE_ADDR` and `REMOTE_PORT`). The IPv6 address of a client that
+    /// has no other comes from tengate's roles only; PHP's gateways say 0.0.0.0 for it.
+    pub fn client_addr(&self) -> SocketAddr {
         self.client_addr
     }
 

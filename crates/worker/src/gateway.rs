@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tengate_proto::secret::SecretKey;
 use tengate_proto::wire::client_id::ClientId;
-use tengate_proto::worker::Call;
+use tengate_proto::worker::{Call, stand_in};
 use tokio::time::{Instant, timeout};
 
 use crate::error::{CallError, GatewayFault};
@@ -67,6 +67,8 @@ pub(crate) struct LinksState {
     pub(crate) announced: BTreeSet<SocketAddrV4>,
     /// Gateways somebody keeps a link to, with the queue of the link while there is one.
     pub(crate) kept: BTreeMap<SocketAddrV4, Option<Arc<SendQueue>>>,
+    /// Those that said they were dispatchers when they were linked last.
+    dispatchers: BTreeSet<SocketAddrV4>,
 }
 
 /// Which gateways there are, asked from a register at most once a second.
@@ -108,6 +110,32 @@ impl Gateway {
         }
     }
 
+    /// Where a call for one client goes.
+    fn route(&self, client: ClientId) -> SocketAddrV4 {
+        match &self.shared.route {
+            Route::Linked(links) => links.state().route(client),
+            Route::Asked(_) => client.gateway(),
+        }
+    }
+
+    /// Clients by where calls for them go.
+    fn by_route(&self, clients: &[ClientId]) -> BTreeMap<SocketAddrV4, Vec<u32>> {
+        let mut routes: BTreeMap<SocketAddrV4, Vec<u32>> = BTreeMap::new();
+        for client in clients {
+            routes.entry(self.route(*client)).or_default().push(client.connection_id);
+        }
+        routes
+    }
+
+    /// Which of these clients a gateway may hold, so that it must be told to leave them out.
+    fn perhaps_at(&self, gateway: SocketAddrV4, clients: &[ClientId]) -> Vec<u32> {
+        let at_gateway = |client: &&ClientId| match &self.shared.route {
+            Route::Linked(links) => links.state().is_perhaps_at(gateway, **client),
+            Route::Asked(_) => client.gateway() == gateway,
+        };
+        clients.iter().filter(at_gateway).map(|client| client.connection_id).collect()
+    }
+
     /// Whether a question about a client of this gateway is worth asking: a worker only asks gateways it is linked to.
     fn can_ask(&self, gateway: SocketAddrV4) -> bool {
         match &self.shared.route {
@@ -137,7 +165,7 @@ impl Gateway {
     }
 
     async fn send_to(&self, client: ClientId, call: Call<'_>) -> Result<(), CallError> {
-        self.send(client.gateway(), &call.to(client)).await
+        self.send(self.route(client), &call.to(client)).await
     }
 
     /// Sends to every gateway in reach, past those that fail; the first failure is the answer.
@@ -158,6 +186,43 @@ impl Links {
 }
 
 impl LinksState {
+    /// There is a link; what it leads to is not known yet, or it is a gateway.
+    pub(crate) fn handle_linked(&mut self, gateway: SocketAddrV4, queue: Arc<SendQueue>) {
+        self.dispatchers.remove(&gateway);
+        self.kept.insert(gateway, Some(queue));
+    }
+
+    /// The peer of a link said that it is a dispatcher.
+    pub(crate) fn handle_dispatcher(&mut self, gateway: SocketAddrV4) {
+        self.dispatchers.insert(gateway);
+    }
+
+    /// Where a call for one client goes: to the address in its client_id if that is linked, and else to a dispatcher, if
+    /// it takes the client's connection_id for the same client.
+    fn route(&self, client: ClientId) -> SocketAddrV4 {
+        let own = client.gateway();
+        if self.queue(own).is_some() || !self.is_dispatched(own) {
+            return own;
+        }
+        let dispatchers = self.linked().filter(|gateway| self.dispatchers.contains(gateway));
+        stand_in(client.connection_id, dispatchers).unwrap_or(own)
+    }
+
+    /// Whether a gateway, or the gateways behind a dispatcher, may hold a client. Every dispatcher may: a client_id keeps the
+    /// address of the dispatcher it was made by, and its gateway may have moved to another since.
+    fn is_perhaps_at(&self, gateway: SocketAddrV4, client: ClientId) -> bool {
+        let own = client.gateway();
+        own == gateway || self.dispatchers.contains(&gateway) && self.is_dispatched(own)
+    }
+
+    /// Whether connection_ids in client_ids with this address are those of the dispatched gateways, which have each number
+    /// once. A gateway without a dispatcher numbers its clients as it likes, and a message must not reach somebody else:
+    /// an address that was never linked counts only while there are dispatchers alone.
+    fn is_dispatched(&self, own: SocketAddrV4) -> bool {
+        self.dispatchers.contains(&own)
+            || self.queue(own).is_none() && self.announced.is_subset(&self.dispatchers)
+    }
+
     fn linked(&self) -> impl Iterator<Item = SocketAddrV4> {
         self.kept.iter().filter(|(_, queue)| queue.is_some()).map(|(gateway, _)| *gateway)
     }

@@ -70,7 +70,7 @@ pub mod php {
     };
 }
 
-pub use business_worker::{Builder, BusinessWorker, StartError};
+pub use business_worker::{Builder, BusinessWorker, Delivery, StartError};
 pub use client::Client;
 pub use error::{CallError, GatewayFault, RegisterFault};
 pub use events::{Context, EventResult, Events, WebsocketRequest, Worker};

@@ -1,4 +1,5 @@
-//! A link to one gateway: a bounded send queue one way, events the other way.
+//! A link to one gateway: a bounded send queue one way, events the other way. Acknowledgements go with the queue, one frame for
+//! everything that was finished before a write.
 
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::pin::pin;
@@ -7,8 +8,10 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
+use tengate_proto::wire::ext::ExtError;
+use tengate_proto::wire::extension::Extension;
 use tengate_proto::wire::header::{FrameError, InnerFrame};
-use tengate_proto::worker::Call;
+use tengate_proto::worker::{AckTracker, Call, Receipt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -24,6 +27,8 @@ pub(crate) struct SendQueue {
     filled: Notify,
     /// For [`SendQueue::flushed`]: nothing waits any more, or never will be written.
     emptied: Notify,
+    /// For [`SendQueue::room_for_events`]: there may be some.
+    acknowledged: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -32,6 +37,8 @@ struct State {
     /// Bytes the writer has taken and not written yet.
     writing_bytes: usize,
     closed: bool,
+    /// For a peer that wants events acknowledged.
+    acks: Option<AckTracker>,
 }
 
 impl State {
@@ -42,7 +49,13 @@ impl State {
 
 impl SendQueue {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { state: Mutex::default(), bytes_max, filled: Notify::new(), emptied: Notify::new() }
+        Self {
+            state: Mutex::default(),
+            bytes_max,
+            filled: Notify::new(),
+            emptied: Notify::new(),
+            acknowledged: Notify::new(),
+        }
     }
 
     /// Appends a frame, unless the queue has reached its limit. It may exceed the limit by one frame, as in Workerman.
@@ -77,6 +90,39 @@ impl SendQueue {
         }
     }
 
+    /// From now on the peer wants every event acknowledged.
+    pub(crate) fn acknowledge_events(&self) {
+        self.state().acks.get_or_insert_default();
+    }
+
+    /// Waits while too many events are unacknowledged. Safe to cancel.
+    pub(crate) async fn room_for_events(&self) {
+        loop {
+            let mut acknowledged = pin!(self.acknowledged.notified());
+            acknowledged.as_mut().enable();
+            if self.state().acks.as_ref().is_none_or(|acks| !acks.is_full()) {
+                return;
+            }
+            acknowledged.await;
+        }
+    }
+
+    /// An event came. `None` when the peer does not want to hear when it is finished.
+    pub(crate) fn event_received(&self) -> Option<Receipt> {
+        self.state().acks.as_mut().map(AckTracker::handle_received)
+    }
+
+    /// An event is finished, and what it wanted said on this link was queued before.
+    pub(crate) fn event_finished(&self, receipt: Receipt) {
+        let mut state = self.state();
+        let Some(acks) = &mut state.acks else { return };
+        acks.handle_finished(receipt);
+        if acks.is_due() {
+            drop(state);
+            self.filled.notify_one();
+        }
+    }
+
     /// Takes no more frames. What is queued is still written when the connection can.
     pub(crate) fn close(&self) {
         self.state().closed = true;
@@ -96,11 +142,17 @@ impl SendQueue {
         writer.shutdown().await
     }
 
-    /// Swaps the queued bytes into `batch`, waiting for some. False when the queue is closed and empty.
+    /// Swaps the queued bytes into `batch`, waiting for some, with the acknowledgement of what was finished by then. False
+    /// when the queue is closed and empty.
     async fn take(&self, batch: &mut Vec<u8>) -> bool {
         loop {
             {
                 let mut state = self.state();
+                let due = state.acks.as_mut().map_or(0, AckTracker::take_due);
+                if due > 0 {
+                    Extension::Ack.encode(due, b"", &mut state.waiting);
+                    self.acknowledged.notify_waiters();
+                }
                 if !state.waiting.is_empty() {
                     core::mem::swap(&mut state.waiting, batch);
                     state.writing_bytes = batch.len();
@@ -148,6 +200,8 @@ pub(crate) enum ReadError {
     Silent,
     /// The gateway sent something that is no frame.
     Frame(FrameError),
+    /// The gateway's answer to what this worker offered cannot be read.
+    Welcome(ExtError),
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
@@ -178,6 +232,13 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             }
         }
     }
+
+    /// Reads past everything until the gateway closes the link. A socket that is closed with bytes unread is reset, and
+    /// takes with it what was written last.
+    pub(crate) async fn drain(mut self) {
+        let mut passed = vec![0; READ_BYTES];
+        while self.reader.read(&mut passed).await.is_ok_and(|read| read > 0) {}
+    }
 }
 
 impl core::fmt::Display for ReadError {
@@ -187,6 +248,7 @@ impl core::fmt::Display for ReadError {
             Self::Io(error) => write!(f, "broken: {error}"),
             Self::Silent => write!(f, "no keep-alive for {SILENCE_MAX:?}"),
             Self::Frame(error) => write!(f, "the gateway sent no frame: {error:?}"),
+            Self::Welcome(error) => write!(f, "the gateway sent no welcome: {error:?}"),
         }
     }
 }

@@ -1,18 +1,32 @@
 //! A worker's link to a gateway that the test plays, with bytes recorded from a real one.
 
+mod dispatcher;
+
 use super::*;
 use crate::error::{CallError, GatewayFault};
 use crate::events::{Context, WebsocketRequest};
 use crate::php::Value;
 use std::sync::Mutex;
+use tengate_proto::wire::header::Header;
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 #[tokio::test]
-async fn a_link_opens_with_the_worker_key_of_name_and_id() {
-    let mut link = TestLink::start(1).await;
-    let greeting = "00000041c800000000000000000000000000000000010000000000007b22776f726b65725f6b6579223a2242773a30222c227365637265745f6b6579223a22227d";
-    assert_eq!(link.heard(0x41).await, hex(greeting));
+async fn a_link_opens_as_a_real_workers_does_with_an_offer_added() {
+    let recorded = hex(
+        "00000041c800000000000000000000000000000000010000000000007b22776f726b65725f6b6579223a2242773a30222c227365637265745f6b6579223a22227d",
+    );
+    for (delivery, offer) in [
+        (Delivery::AtMostOnce, r#","tengate":{"version":1,"ipv6":true}}"#),
+        (Delivery::AtLeastOnce, r#","tengate":{"version":1,"ack":true,"ipv6":true}}"#),
+    ] {
+        let mut link = TestLink::start(1, delivery);
+        let greeting = link.heard_frame().await;
+        assert_eq!(greeting[4..Header::LEN], recorded[4..Header::LEN]);
+        let recorded_body = recorded[Header::LEN..].strip_suffix(b"}").unwrap();
+        assert_eq!(greeting[Header::LEN..], [recorded_body, offer.as_bytes()].concat());
+    }
 }
 
 #[tokio::test]
@@ -49,11 +63,11 @@ async fn a_handler_that_fails_costs_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_handler_that_panics_costs_its_link() {
+async fn a_handler_that_panics_costs_nothing_else() {
     for tasks_per_link in [1, 3] {
         let mut link = TestLink::started(tasks_per_link).await;
-        link.say(&[&message("panic")]).await;
-        assert!(link.serving.await.unwrap_err().is_panic(), "{tasks_per_link} tasks");
+        link.say(&[&message("panic"), ON_MESSAGE_HELLO]).await;
+        assert!(link.heard(0x21).await.ends_with(b"hello"), "{tasks_per_link} tasks");
     }
 }
 
@@ -74,14 +88,33 @@ async fn each_clients_events_keep_their_order_when_spread_over_tasks() {
 }
 
 #[tokio::test]
-async fn stopping_finishes_what_was_sent() {
+async fn stopping_finishes_what_runs_and_writes_what_is_sent_meanwhile() {
+    for tasks_per_link in [1, 3] {
+        let mut link = TestLink::started(tasks_per_link).await;
+        link.say(&[&message("wait")]).await;
+        link.shared.events.waits.notified().await;
+        link.stage.send_replace(Stage::Stopping);
+        link.shared.events.goes_on.notify_one();
+        assert!(link.heard(0x20).await.ends_with(b"wait"));
+        let gateway = link.shared.worker.gateway();
+        gateway.send_to_client("7f0000010b5400000001".parse().unwrap(), "bye").await.unwrap();
+        link.stage.send_replace(Stage::Closing);
+        let mut rest = Vec::new();
+        link.gateway.read_to_end(&mut rest).await.unwrap();
+        assert!(rest.ends_with(b"bye"));
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_stops_is_read_until_the_gateway_closes_it() {
     let mut link = TestLink::started(1).await;
-    link.say(&[ON_MESSAGE_HELLO]).await;
-    assert!(link.heard(0x21).await.ends_with(b"hello"));
-    link.stop.send_replace(true);
-    let mut rest = Vec::new();
-    link.gateway.read_to_end(&mut rest).await.unwrap();
+    link.stage.send_replace(Stage::Closing);
+    assert_eq!(link.gateway.read(&mut [0]).await.unwrap(), 0);
+    let late = hex(&message("too late").repeat(5000));
+    link.gateway.write_all(&late).await.unwrap();
+    drop(link.gateway);
     assert!(link.serving.await.unwrap().is_ok());
+    assert!(link.shared.events.seen.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -139,7 +172,7 @@ const ON_CLOSE: &str = "0000001c047f0000010b547f0000018ea00000000101205a00000000
 struct TestLink {
     gateway: DuplexStream,
     shared: Arc<Shared<Probe>>,
-    stop: watch::Sender<bool>,
+    stage: watch::Sender<Stage>,
     serving: JoinHandle<Result<(), ReadError>>,
 }
 
@@ -147,6 +180,10 @@ struct TestLink {
 #[derive(Debug, Default)]
 struct Probe {
     seen: Mutex<Vec<String>>,
+    /// A handler was told to wait.
+    waits: Notify,
+    /// One that waits may go on.
+    goes_on: Notify,
 }
 
 impl Events for Probe {
@@ -163,6 +200,11 @@ impl Events for Probe {
     async fn on_message(&self, ctx: &mut Context, message: &[u8]) -> EventResult {
         match message {
             b"panic" => panic!("as asked"),
+            b"wait" => {
+                self.waits.notify_one();
+                self.goes_on.notified().await;
+                ctx.send(message).await?;
+            }
             b"fail" => return Err("as asked".into()),
             b"name" => drop(ctx.session_mut().insert("name".into(), Value::from("ann"))),
             [b'n', b'o', b't', b'e', ..] => {
@@ -190,28 +232,28 @@ impl Probe {
 }
 
 impl TestLink {
-    async fn start(tasks_per_link: usize) -> Self {
-        let builder = BusinessWorker::builder().name("Bw").tasks_per_link(tasks_per_link);
-        let (stop, stopped) = watch::channel(false);
+    fn start(tasks_per_link: usize, delivery: Delivery) -> Self {
+        let builder =
+            BusinessWorker::builder().name("Bw").tasks_per_link(tasks_per_link).delivery(delivery);
+        let (stage_sender, stage) = watch::channel(Stage::Running);
         let links = Arc::new(Links::default());
         let gateway =
             Gateway::linked(links.clone(), SecretKey::default(), builder.settings.timeouts);
         let worker = Worker { name: "Bw".into(), id: 0, gateway };
         let events = Arc::new(Probe::default());
-        let shared =
-            Arc::new(Shared { settings: builder.settings, worker, links, events, stopped });
+        let shared = Arc::new(Shared { settings: builder.settings, worker, links, events, stage });
         let (gateway, ours) = duplex(1 << 16);
         let serving = tokio::spawn({
             let shared = shared.clone();
             async move { serve_link(&shared, GATEWAY, ours).await }
         });
-        Self { gateway, shared, stop, serving }
+        Self { gateway, shared, stage: stage_sender, serving }
     }
 
     /// Past the greeting.
     async fn started(tasks_per_link: usize) -> Self {
-        let mut link = Self::start(tasks_per_link).await;
-        link.heard(0x41).await;
+        let mut link = Self::start(tasks_per_link, Delivery::AtMostOnce);
+        link.heard_frame().await;
         link
     }
 
@@ -225,6 +267,12 @@ impl TestLink {
         let mut heard = vec![0; len];
         self.gateway.read_exact(&mut heard).await.unwrap();
         heard
+    }
+
+    async fn heard_frame(&mut self) -> Vec<u8> {
+        let frame_len = self.gateway.read_u32().await.unwrap();
+        let rest = self.heard(frame_len as usize - 4).await;
+        [&frame_len.to_be_bytes()[..], &rest].concat()
     }
 
     /// The gateway closes its side; everything it said before is handled first.
@@ -243,9 +291,13 @@ fn message(text: &str) -> String {
 }
 
 fn message_of(connection_id: u32, text: &str) -> String {
+    event_of(3, connection_id, text)
+}
+
+fn event_of(command: u8, connection_id: u32, text: &str) -> String {
     let body: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
     format!(
-        "{:08x}037f0000010b547f0000018ea0{connection_id:08x}01205a00000000{body}",
+        "{:08x}{command:02x}7f0000010b547f0000018ea0{connection_id:08x}01205a00000000{body}",
         28 + text.len()
     )
 }

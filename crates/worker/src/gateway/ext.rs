@@ -1,23 +1,10 @@
-//! Extra data of the commands that carry JSON, and clients by gateway.
+//! Extra data of the commands that carry JSON.
 
-use core::net::SocketAddrV4;
-use std::collections::BTreeMap;
-
-use tengate_proto::wire::client_id::ClientId;
 use tengate_proto::wire::ext::{
     self, Condition, ConnectionIds, Field, Select, SendToAll, SendToGroup,
 };
 
 use crate::names::Names;
-
-/// Connections by the gateway that holds them.
-pub(super) fn by_gateway(clients: &[ClientId]) -> BTreeMap<SocketAddrV4, Vec<u32>> {
-    let mut gateways: BTreeMap<SocketAddrV4, Vec<u32>> = BTreeMap::new();
-    for client in clients {
-        gateways.entry(client.gateway()).or_default().push(client.connection_id);
-    }
-    gateways
-}
 
 /// For a message to these connections only.
 pub(super) fn only(connections: Vec<u32>) -> Vec<u8> {
@@ -25,14 +12,15 @@ pub(super) fn only(connections: Vec<u32>) -> Vec<u8> {
 }
 
 /// For a message to all but these connections.
-pub(super) fn all_but(exclude: Option<&Vec<u32>>) -> Vec<u8> {
-    let recipients = exclude.map_or(SendToAll::All, |exclude| SendToAll::Except(ids(exclude)));
+pub(super) fn all_but(exclude: Vec<u32>) -> Vec<u8> {
+    let recipients =
+        if exclude.is_empty() { SendToAll::All } else { SendToAll::Except(ids(exclude)) };
     encoded(|out| recipients.encode(out))
 }
 
 /// For a message to the members of groups, but not to these connections.
-pub(super) fn groups(groups: &Names, exclude: Option<&Vec<u32>>) -> Vec<u8> {
-    let exclude = exclude.map(|exclude| ids(exclude)).unwrap_or_default();
+pub(super) fn groups(groups: &Names, exclude: Vec<u32>) -> Vec<u8> {
+    let exclude = ids(exclude);
     encoded(|out| SendToGroup { groups: wire_names(groups), exclude }.encode(out))
 }
 
@@ -52,8 +40,8 @@ pub(super) fn wire_names(names: &Names) -> Vec<ext::Name<'_>> {
     names.0.iter().map(|name| ext::Name::from(name.as_str())).collect()
 }
 
-fn ids(connections: &[u32]) -> ConnectionIds {
-    connections.iter().copied().collect()
+fn ids(connections: Vec<u32>) -> ConnectionIds {
+    connections.into_iter().collect()
 }
 
 fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {

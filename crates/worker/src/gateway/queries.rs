@@ -17,15 +17,16 @@ use crate::error::{CallError, GatewayFault};
 use crate::names::{Name, Names};
 
 impl Gateway {
-    /// Whether a client is connected. A worker takes clients of gateways it is not linked to for gone.
+    /// Whether a client is connected. A worker takes clients that none of its links leads to for gone.
     ///
     /// # Errors
     /// The client's gateway failed.
     pub async fn is_online(&self, client: ClientId) -> Result<bool, CallError> {
-        if !self.can_ask(client.gateway()) {
+        let gateway = self.route(client);
+        if !self.can_ask(gateway) {
             return Ok(false);
         }
-        let reply = self.ask(client.gateway(), Call::new(Command::IsOnline).to(client)).await?;
+        let reply = self.ask(gateway, Call::new(Command::IsOnline).to(client)).await?;
         reply.count().map(|online| online > 0)
     }
 
@@ -228,7 +229,7 @@ impl Gateway {
     ) -> Result<Option<String>, CallError> {
         let condition = Condition::ConnectionId(vec![client.connection_id]);
         let select = ext::select(vec![Field::Uid], Some(condition));
-        let reply = self.ask(client.gateway(), Call::new(Command::Select).ext(&select)).await?;
+        let reply = self.ask(self.route(client), Call::new(Command::Select).ext(&select)).await?;
         Ok(reply.selected()?.into_iter().find_map(|client| client.uid))
     }
 
@@ -302,11 +303,11 @@ impl Gateway {
     /// # Errors
     /// The client's gateway failed.
     pub async fn get_session(&self, client: ClientId) -> Result<Option<Array>, CallError> {
-        if !self.can_ask(client.gateway()) {
+        let gateway = self.route(client);
+        if !self.can_ask(gateway) {
             return Ok(None);
         }
-        let reply =
-            self.ask(client.gateway(), Call::new(Command::GetSessionByClientId).to(client)).await?;
+        let reply = self.ask(gateway, Call::new(Command::GetSessionByClientId).to(client)).await?;
         match reply.value {
             Value::Array(session) => Ok(Some(session)),
             Value::Null => Ok(None),

@@ -29,10 +29,9 @@ impl Gateway {
         payload: impl Into<Payload<'_>>,
     ) -> Result<(), CallError> {
         let payload = payload.into();
-        let exclude = ext::by_gateway(exclude);
         let mut outcome = Ok(());
         for gateway in self.reachable().await? {
-            let ext = ext::all_but(exclude.get(&gateway));
+            let ext = ext::all_but(self.perhaps_at(gateway, exclude));
             let call = Call::new(Command::SendToAll).ext(&ext).body(payload.body());
             outcome = outcome.and(self.send(gateway, &call).await);
         }
@@ -50,7 +49,7 @@ impl Gateway {
     ) -> Result<(), CallError> {
         let payload = payload.into();
         let mut outcome = Ok(());
-        for (gateway, connections) in ext::by_gateway(clients) {
+        for (gateway, connections) in self.by_route(clients) {
             let ext = ext::only(connections);
             let call = Call::new(Command::SendToAll).ext(&ext).body(payload.body());
             outcome = outcome.and(self.send(gateway, &call).await);
@@ -107,10 +106,9 @@ impl Gateway {
         payload: impl Into<Payload<'_>>,
     ) -> Result<(), CallError> {
         let (groups, payload) = (checked_groups(groups)?, payload.into());
-        let exclude = ext::by_gateway(exclude);
         let mut outcome = Ok(());
         for gateway in self.reachable().await? {
-            let ext = ext::groups(&groups, exclude.get(&gateway));
+            let ext = ext::groups(&groups, self.perhaps_at(gateway, exclude));
             let call = Call::new(Command::SendToGroup).ext(&ext).body(payload.body());
             outcome = outcome.and(self.send(gateway, &call).await);
         }
