@@ -170,7 +170,7 @@ impl Gateway {
         if first == self.first_proc_id {
             return Ok(());
         }
-        if self.by_id.len() > 0 || self.stats.links > 0 {
+        if !self.by_id.is_empty() || self.stats.links > 0 {
             return Err(ProcIdError::InUse);
         }
         self.first_proc_id = first;

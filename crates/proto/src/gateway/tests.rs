@@ -2,10 +2,14 @@
 
 mod brief;
 mod commands;
+mod dispatched;
 mod harness;
+mod home;
 mod inbound;
 mod links;
 mod moving;
+mod names;
 mod queries;
+mod races;
 mod routing;
 mod slow;

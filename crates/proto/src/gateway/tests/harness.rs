@@ -9,7 +9,9 @@ use core::time::Duration;
 use tengate_base::{CloseCause, Door, Instant, ShardId};
 use tengate_sim::shell::{Place, Shell};
 
-use crate::gateway::{Config, Gateway, Listener, Protocol, Stats};
+use crate::gateway::{Config, Gateway, Listener, Mode, Protocol, Stats};
+use crate::query::Partial;
+use crate::wire::extension::{Extension, NameChange, NameList};
 use crate::wire::header::{Command, FLAG_SCALAR, Header, InnerFrame};
 
 pub(super) const LAN_IP: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -49,6 +51,11 @@ pub(super) fn config() -> Config {
     listening(Protocol::Text)
 }
 
+/// The same in dispatched mode.
+pub(super) fn dispatched(shards: u16) -> Config {
+    Config { mode: Mode::Dispatched, shards, ..config() }
+}
+
 pub(super) fn listening(protocol: Protocol) -> Config {
     let mut config = Config::with_defaults(LAN_IP, LAN_PORT);
     config.listeners.push(Listener::with_defaults(protocol, 8282));
@@ -64,7 +71,7 @@ impl Bed {
         Self { shell: Shell::new(shards), inner, next_port: 40_000 }
     }
 
-    fn address(&mut self) -> SocketAddr {
+    pub(super) fn address(&mut self) -> SocketAddr {
         self.next_port += 1;
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.next_port))
     }
@@ -89,6 +96,42 @@ impl Bed {
         let hello = alloc::format!("{{\"worker_key\":\"{key}\",\"secret_key\":\"\"}}");
         self.command(&worker, Command::WorkerConnect, 0, "", &hello);
         worker
+    }
+
+    /// A dispatcher connects and identifies itself.
+    pub(super) fn dispatcher(&mut self, shard: u16, address: &str) -> Worker {
+        let dispatcher = self.link(shard);
+        let hello = dispatcher_hello(address);
+        self.command(&dispatcher, Command::WorkerConnect, 0, "", &hello);
+        dispatcher
+    }
+
+    /// The register wants a home.
+    pub(super) fn wish(&mut self, address: Option<&str>) {
+        self.shell.tell(ShardId(0), |gateway, now, sink| gateway.set_home_wish(now, address, sink));
+    }
+
+    /// The home, as shard 0 knows it.
+    pub(super) fn home(&mut self) -> Option<String> {
+        self.shell.app(ShardId(0)).home().map(Into::into)
+    }
+
+    /// A dispatcher sends a command of the extension.
+    pub(super) fn extend(&mut self, link: &Worker, command: Extension, id: u32, body: &[u8]) {
+        let mut frame = Vec::new();
+        command.encode(id, body, &mut frame);
+        self.shell.send(link.place, &frame);
+    }
+
+    /// What a dispatcher has got since it was asked last, a line for each frame.
+    pub(super) fn said(&mut self, link: &mut Worker) -> Vec<String> {
+        link.received.extend(self.shell.receive(link.place));
+        let mut lines = Vec::new();
+        while let Some((frame, len)) = InnerFrame::decode(&link.received, usize::MAX).unwrap() {
+            lines.push(line(&frame));
+            link.received.drain(..len);
+        }
+        lines
     }
 
     /// A link sends a command with a plain body.
@@ -159,6 +202,52 @@ impl Bed {
     pub(super) fn stats(&mut self, shard: u16) -> Stats {
         self.shell.app(ShardId(shard)).stats()
     }
+}
+
+pub(super) fn dispatcher_hello(address: &str) -> String {
+    alloc::format!(
+        "{{\"worker_key\":\"dispatcher:{address}\",\"secret_key\":\"\",\
+         \"tengate\":{{\"version\":1,\"dispatcher\":\"{address}\"}}}}"
+    )
+}
+
+/// A frame in words: the command, the client or shard, what it carries.
+fn line(frame: &InnerFrame<'_>) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let id = frame.header.connection_id;
+    if let Some(command) = Command::from_number(frame.header.command) {
+        return alloc::format!("{command:?} {id} {}", text(frame.body));
+    }
+    let command = Extension::from_number(frame.header.command).unwrap();
+    match command {
+        Extension::Names => alloc::format!("Names {id}{}", names(frame.body)),
+        Extension::Reply => match Partial::decode(frame.body).unwrap() {
+            Partial::Whole(bytes) => match NameList::decode(&bytes) {
+                Some(NameList { next: 0, names: list }) => alloc::format!("List{}", names(list)),
+                _ => alloc::format!("Whole {}", text(&bytes)),
+            },
+            Partial::Elements { count, bytes } => {
+                alloc::format!("Elements {count} {}", text(&bytes))
+            }
+            Partial::Names(names) => {
+                let names: Vec<String> = names.iter().map(|name| text(name)).collect();
+                alloc::format!("Names {names:?}")
+            }
+            part @ (Partial::Counts(_) | Partial::Ids(_)) => alloc::format!("{part:?}"),
+        },
+        _ => alloc::format!("{command:?} {}", text(frame.body)),
+    }
+}
+
+/// Changes of names, each as ` +kind:name` or ` -kind:name`.
+pub(super) fn names(mut list: &[u8]) -> String {
+    let mut all = String::new();
+    while let Some(change) = NameChange::decode(&mut list) {
+        let name = String::from_utf8_lossy(change.name);
+        let sign = if change.held { '+' } else { '-' };
+        all += &alloc::format!(" {sign}{:?}:{name}", change.kind);
+    }
+    all
 }
 
 pub(super) fn frame(command: Command, id: u32, flag: u8, ext: &str, body: &str) -> Vec<u8> {
