@@ -12,10 +12,10 @@ mod client;
 mod graph;
 mod homes;
 mod leases;
+mod members;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
-use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::mem::take;
 use core::net::SocketAddr;
@@ -28,10 +28,9 @@ use tengate_base::{App, CloseCause, Closed, ConnId, How, Instant, Opened, ShardI
 use crate::secret::{SecretKey, ShownKey};
 use crate::wire::register::{
     Block, LINKS_BYTES_MAX, Links, ToRegister, ToRegisterError, Wanted, encode_broadcast_addresses,
-    encode_gateways, encode_home, encode_lease, encode_refused,
 };
 
-use leases::{Answer, Leases};
+use leases::Leases;
 
 pub use client::{
     LEASE_ANSWER_TIMEOUT, RegisterClient, RegisterClientConfig, RegisterClientOutput, RegisterRole,
@@ -128,8 +127,8 @@ pub struct Register {
     /// When connections have been silent too long, ascending; entries of those that spoke or left are skipped.
     deadlines: VecDeque<(Instant, ConnId)>,
     leases: Leases,
-    /// Until then members come back, and neither new leases nor homes are given; `None` when that is over.
-    quiet_until: Option<Instant>,
+    /// When gateways that wait for the end of the quiet time get their answers, if any do.
+    quiet_end: Option<Instant>,
     /// Dispatched gateways and their homes, by address: what gateways and dispatchers are told.
     members: BTreeSet<Box<str>>,
     homes: BTreeMap<Box<str>, Box<str>>,
@@ -198,7 +197,7 @@ impl Register {
     pub fn new(config: RegisterConfig, now: Instant) -> Self {
         Self {
             leases: Leases::new(config.proc_ids.clone(), config.lease_keep),
-            quiet_until: Some(now + QUIET),
+            quiet_end: None,
             config,
             started: now,
             peers: Vec::new(),
@@ -327,87 +326,9 @@ impl Register {
         }
     }
 
-    /// A gateway or dispatcher that connects again from the same machine does so because it gave its earlier connection
-    /// up, or because it is a new process at the address of an old one. What the network still holds of it is closed.
-    fn supersede(&mut self, now: Instant, conn: ConnId, address: &str, sink: &mut impl Sink) {
-        let Some(remote) = self.peer(conn).map(|peer| peer.remote.ip()) else { return };
-        let is_older = |other: &ConnId| {
-            *other != conn
-                && self.peer(*other).is_some_and(|peer| {
-                    peer.remote.ip() == remote
-                        && (peer.announced.as_ref()).is_some_and(|announced| {
-                            *announced.address == *address
-                                && !matches!(announced.role, Role::Direct)
-                        })
-                })
-        };
-        let older: Vec<ConnId> = self.announced.iter().copied().filter(is_older).collect();
-        self.stats.closed_superseded += older.len() as u64;
-        for conn in older {
-            self.close(now, conn, How::AtOnce, sink);
-        }
-    }
-
-    /// A dispatcher's links as they are now.
-    fn handle_links(&mut self, now: Instant, conn: ConnId, links: Links, sink: &mut impl Sink) {
-        let Some(Role::Dispatcher(dispatcher)) = self.role_mut(conn) else {
-            self.stats.refused_bad_fields += 1;
-            self.close(now, conn, How::AfterFlush, sink);
-            return;
-        };
-        let before = core::mem::replace(&mut dispatcher.links, links.clone());
-        self.stats.reports += 1;
-        for gateway in &links.gateways {
-            let is_here = self.has_gateway(&gateway.address);
-            match gateway.block {
-                // The gateway's own word counts more. Where the block is another gateway's, that one keeps it: the lease is
-                // what is told apart here, and nobody would hear a refusal.
-                Some(block) if !is_here && block.is_possible() => {
-                    _ = self.leases.claim(&gateway.address, block);
-                }
-                _ => {}
-            }
-            self.leases.hold(&gateway.address);
-        }
-        let linked: BTreeSet<&str> =
-            links.gateways.iter().map(|gateway| &*gateway.address).collect();
-        for gateway in before.gateways {
-            if !linked.contains(&*gateway.address) {
-                self.leave_unless_used(now, &gateway.address);
-            }
-        }
-    }
-
-    /// The lease of a gateway that may have been lost for good.
-    fn leave_unless_used(&mut self, now: Instant, address: &str) {
-        let is_linked = self.announced.iter().any(|conn| match self.role(*conn) {
-            Some(Role::Dispatcher(dispatcher)) => {
-                dispatcher.links.gateways.iter().any(|gateway| *gateway.address == *address)
-            }
-            Some(Role::Direct | Role::Dispatched(_)) | None => false,
-        });
-        if !is_linked && !self.has_gateway(address) {
-            self.leases.leave(now, address);
-        }
-    }
-
-    /// Whether a dispatched gateway of this address is connected.
-    fn has_gateway(&self, address: &str) -> bool {
-        self.announced.iter().any(|conn| {
-            let announced = self.peer(*conn).and_then(|peer| peer.announced.as_ref());
-            announced.is_some_and(|announced| {
-                *announced.address == *address && matches!(announced.role, Role::Dispatched(_))
-            })
-        })
-    }
-
-    /// Whether the register has just started.
+    /// Whether the register has just started: members are still coming back, and neither new leases nor homes are given.
     fn is_quiet(&self, now: Instant) -> bool {
-        self.quiet_until.is_some_and(|until| now < until)
-    }
-
-    fn has_dispatched(&self) -> bool {
-        self.announced.iter().any(|conn| matches!(self.role(*conn), Some(Role::Dispatched(_))))
+        now - self.started < QUIET
     }
 
     fn role(&self, conn: ConnId) -> Option<&Role> {
@@ -426,9 +347,14 @@ impl Register {
             }
             if take(&mut self.members_changed) {
                 self.answer_gateways(now, sink);
-                self.assign_homes(now);
-                self.tell_homes(sink);
+                self.find_members();
                 self.tell_gateways(sink);
+                // Each member that comes back to a register that has just started would move the homes of others.
+                if self.is_quiet(now) {
+                    self.quiet_end = Some(self.started + QUIET);
+                } else {
+                    self.tell_homes(sink);
+                }
             }
             for conn in take(&mut self.slow) {
                 if self.peer(conn).is_some() {
@@ -475,150 +401,6 @@ impl Register {
             addresses.filter(|address| seen.insert(*address)),
             &mut self.line,
         );
-    }
-
-    /// Asks for leases for the gateways that have none, in the order of their announcement, and answers them.
-    fn answer_gateways(&mut self, now: Instant, sink: &mut impl Sink) {
-        for index in 0..self.announced.len() {
-            let conn = self.announced[index];
-            let Some(Peer { remote, announced: Some(announced), .. }) = self.peer(conn) else {
-                continue;
-            };
-            let Role::Dispatched(gateway) = &announced.role else { continue };
-            if matches!(gateway.lease, LeaseState::Leased(_)) {
-                continue;
-            }
-            let (wanted, address) = (gateway.wanted, announced.address.clone());
-            let lease = match self.elsewhere(&address, *remote) {
-                Some(other) => LeaseState::Refused(alloc::format!(
-                    "{other} is connected as {address} too: each gateway needs an inner address of its own, so set lan_ip or \
-                     the inner port of one of them"
-                ).into()),
-                None => match self.leases.ask(self.is_quiet(now), &address, &wanted) {
-                    Ok(Answer::Leased(block)) => LeaseState::Leased(block),
-                    Ok(Answer::Later) => LeaseState::Asked,
-                    Err(refusal) => LeaseState::Refused(refusal.to_string().into()),
-                },
-            };
-            let Some(Role::Dispatched(gateway)) = self.role_mut(conn) else { continue };
-            if gateway.lease == lease {
-                continue;
-            }
-            gateway.lease = lease;
-            self.encode_lease_answer(conn);
-            self.tell(conn, sink);
-        }
-    }
-
-    /// Who else holds the lease of this address, from another machine.
-    fn elsewhere(&self, address: &str, remote: SocketAddr) -> Option<SocketAddr> {
-        self.announced.iter().find_map(|conn| {
-            let peer = self.peer(*conn)?;
-            let Announced { address: other, role: Role::Dispatched(gateway) } =
-                peer.announced.as_ref()?
-            else {
-                return None;
-            };
-            let is_leased = matches!(gateway.lease, LeaseState::Leased(_));
-            (is_leased && **other == *address && peer.remote.ip() != remote.ip())
-                .then_some(peer.remote)
-        })
-    }
-
-    fn encode_lease_answer(&mut self, conn: ConnId) {
-        self.line.clear();
-        let Some(Some(Peer { announced: Some(announced), .. })) = self.peers.get(conn.0 as usize)
-        else {
-            return;
-        };
-        let Role::Dispatched(gateway) = &announced.role else { return };
-        match &gateway.lease {
-            LeaseState::Asked => {}
-            LeaseState::Leased(block) => {
-                self.stats.leases += 1;
-                encode_lease(*block, &mut self.line);
-            }
-            LeaseState::Refused(reason) => {
-                self.stats.leases_refused += 1;
-                encode_refused(reason, &mut self.line);
-            }
-        }
-    }
-
-    /// Who is dialed by dispatchers, and whose home is where.
-    fn assign_homes(&mut self, now: Instant) {
-        let mut gateways = BTreeSet::new();
-        let mut dispatchers = BTreeSet::new();
-        for conn in &self.announced {
-            let Some(Some(Peer { announced: Some(announced), .. })) =
-                self.peers.get(conn.0 as usize)
-            else {
-                continue;
-            };
-            match &announced.role {
-                Role::Dispatched(gateway) if matches!(gateway.lease, LeaseState::Leased(_)) => {
-                    gateways.insert(&*announced.address);
-                }
-                Role::Dispatcher(_) => _ = dispatchers.insert(&*announced.address),
-                Role::Dispatched(_) | Role::Direct => {}
-            }
-        }
-        // While members are still coming back to a register that has just started, each would move the homes of others.
-        if !self.is_quiet(now) {
-            self.homes = homes::assign(&gateways, &dispatchers);
-        }
-        let is_same = self.members.len() == gateways.len()
-            && self.members.iter().zip(&gateways).all(|(known, now)| **known == **now);
-        if is_same {
-            return;
-        }
-        self.members = gateways.into_iter().map(Box::from).collect();
-        for index in 0..self.announced.len() {
-            if let Some(Role::Dispatcher(dispatcher)) = self.role_mut(self.announced[index]) {
-                dispatcher.is_told = false;
-            }
-        }
-    }
-
-    fn tell_homes(&mut self, sink: &mut impl Sink) {
-        if self.homes.is_empty() && self.members.is_empty() {
-            return;
-        }
-        for index in 0..self.announced.len() {
-            let conn = self.announced[index];
-            let Some(Announced { address, role: Role::Dispatched(gateway) }) = self
-                .peers
-                .get_mut(conn.0 as usize)
-                .and_then(|peer| peer.as_mut()?.announced.as_mut())
-            else {
-                continue;
-            };
-            if !matches!(gateway.lease, LeaseState::Leased(_)) {
-                continue;
-            }
-            let home = self.homes.get(address);
-            if gateway.home_told.as_ref().is_some_and(|told| told.as_ref() == home) {
-                continue;
-            }
-            gateway.home_told = Some(home.cloned());
-            self.stats.homes += 1;
-            self.line.clear();
-            encode_home(home.map(|home| &**home), &mut self.line);
-            self.tell(conn, sink);
-        }
-    }
-
-    /// Tells dispatchers which gateways to connect to.
-    fn tell_gateways(&mut self, sink: &mut impl Sink) {
-        self.line.clear();
-        encode_gateways(self.members.iter().map(|address| &**address), &mut self.line);
-        for index in 0..self.announced.len() {
-            let conn = self.announced[index];
-            let Some(Role::Dispatcher(dispatcher)) = self.role_mut(conn) else { continue };
-            if !core::mem::replace(&mut dispatcher.is_told, true) {
-                self.tell(conn, sink);
-            }
-        }
     }
 
     fn close(&mut self, now: Instant, conn: ConnId, how: How, sink: &mut impl Sink) {
@@ -738,14 +520,13 @@ impl App for Register {
         }
         // A refused gateway may have its turn now.
         self.members_changed |= self.leases.expire(now);
-        self.members_changed |= self.quiet_until.take_if(|until| *until <= now).is_some();
+        self.members_changed |= self.quiet_end.take_if(|end| *end <= now).is_some();
         self.settle(now, sink);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         let silence = self.deadlines.front().map(|(deadline, _)| *deadline);
-        let quiet = self.quiet_until.filter(|_| self.has_dispatched());
-        [silence, self.leases.next_end(), quiet].into_iter().flatten().min()
+        [silence, self.leases.next_end(), self.quiet_end].into_iter().flatten().min()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The register's view of the cluster: who is linked to whom, put together from announcements, leases and reports.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 
 use tengate_base::{ConnId, Instant};
 
@@ -43,7 +43,8 @@ impl Register {
                 topology.others.push(shown(peer, now));
             }
         }
-        let absent = self.leases.iter().filter(|lease| !self.has_gateway(&lease.address));
+        let here: BTreeSet<&str> = self.dispatched().collect();
+        let absent = self.leases.iter().filter(|lease| !here.contains(&*lease.address));
         topology.absent_leases.extend(absent.map(|lease| topology::AbsentLease {
             address: lease.address.clone(),
             first_proc_id: lease.block.first_proc_id,

@@ -22,6 +22,8 @@ pub(super) struct Leases {
     keep: Duration,
     /// By the first proc_id.
     leases: BTreeMap<u16, Lease>,
+    /// Address ⇒ the first proc_id of its lease.
+    by_address: BTreeMap<Box<str>, u16>,
     /// When each proc_id was given back last, as a count; those that are not here were never used.
     given_back: BTreeMap<u16, u64>,
     given_back_count: u64,
@@ -63,6 +65,7 @@ impl Leases {
             proc_ids,
             keep,
             leases: BTreeMap::new(),
+            by_address: BTreeMap::new(),
             given_back: BTreeMap::new(),
             given_back_count: 0,
         }
@@ -77,11 +80,11 @@ impl Leases {
         wanted: &Wanted,
     ) -> Result<Answer, Refusal> {
         let Wanted { shards, number_bits, first_proc_id } = *wanted;
-        self.agree_on_number_bits(address, number_bits)?;
         if let Some(first_proc_id) = first_proc_id {
             let block = Block { first_proc_id, shards, number_bits };
             return self.claim(address, block).map(|()| Answer::Leased(block));
         }
+        self.agree_on_number_bits(address, number_bits)?;
         if let Some(lease) = self.lease_of_mut(address)
             && (lease.block.shards, lease.block.number_bits) == (shards, number_bits)
         {
@@ -108,6 +111,7 @@ impl Leases {
 
     /// The gateway of this address uses this block: leases it to it unless another one owns a part of it.
     pub(super) fn claim(&mut self, address: &str, block: Block) -> Result<(), Refusal> {
+        self.agree_on_number_bits(address, block.number_bits)?;
         let owner = self.overlapping(block).find(|lease| *lease.address != *address);
         if let Some(Lease { address: owner, block: owned, .. }) = owner {
             return Err(Refusal::Claimed {
@@ -207,13 +211,14 @@ impl Leases {
     }
 
     fn lease_of_mut(&mut self, address: &str) -> Option<&mut Lease> {
-        self.leases.values_mut().find(|lease| *lease.address == *address)
+        self.leases.get_mut(self.by_address.get(address)?)
     }
 
     fn insert(&mut self, address: &str, block: Block) {
         debug_assert!(self.overlapping(block).next().is_none(), "leases never overlap");
         let lease = Lease { address: address.into(), block, ends_at: None };
         self.leases.insert(block.first_proc_id, lease);
+        self.by_address.insert(address.into(), block.first_proc_id);
     }
 
     fn give_back(&mut self, address: &str) {
@@ -222,6 +227,7 @@ impl Leases {
 
     fn give_back_where(&mut self, is_over: impl Fn(&Lease) -> bool) {
         for (_, lease) in self.leases.extract_if(.., |_, lease| is_over(lease)) {
+            self.by_address.remove(&lease.address);
             self.given_back_count += 1;
             for proc_id in range_of(lease.block) {
                 if self.proc_ids.contains(&proc_id) {

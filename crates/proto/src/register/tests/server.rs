@@ -3,17 +3,15 @@
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::net::SocketAddr;
-
-use tengate_base::Door;
 
 use super::super::*;
+use super::bench::{Bench, remote};
 use crate::wire::register::ADDRESS_BYTES_MAX;
 use crate::wire::register::topology::{Peer, Topology};
 
 #[test]
 fn a_worker_learns_the_gateways_at_once_and_on_each_change() {
-    let mut bench = Bench::new(config());
+    let mut bench = Bench::default();
     bench.open(1);
     bench.say(1, WORKER);
     assert_eq!(bench.heard(1), [list(&[])]);
@@ -30,7 +28,7 @@ fn a_worker_learns_the_gateways_at_once_and_on_each_change() {
 
 #[test]
 fn an_address_announced_twice_is_listed_once() {
-    let mut bench = Bench::new(config());
+    let mut bench = Bench::default();
     for (conn, address) in [(1, "a:1"), (2, "b:2"), (3, "a:1"), (4, "c:3")] {
         bench.open(conn);
         bench.say(conn, &gateway(address));
@@ -44,7 +42,7 @@ fn an_address_announced_twice_is_listed_once() {
 
 #[test]
 fn a_gateway_that_announces_again_keeps_its_place() {
-    let mut bench = Bench::new(config());
+    let mut bench = Bench::default();
     for (conn, address) in [(1, "a:1"), (2, "b:2"), (1, "z:9")] {
         bench.open(conn);
         bench.say(conn, &gateway(address));
@@ -54,7 +52,7 @@ fn a_gateway_that_announces_again_keeps_its_place() {
 
 #[test]
 fn silence_closes_a_connection_after_the_timeout() {
-    let mut bench = Bench::new(config());
+    let mut bench = Bench::default();
     bench.open(1);
     assert_eq!(bench.register.poll_timeout(), Some(Instant::ZERO + AUTH_TIMEOUT));
     bench.wait(Duration::from_secs(9));
@@ -67,7 +65,7 @@ fn silence_closes_a_connection_after_the_timeout() {
 
 #[test]
 fn any_line_disarms_the_timeout_but_half_a_line_does_not() {
-    let mut bench = Bench::new(config());
+    let mut bench = Bench::default();
     for (conn, text) in [(1, PING), (2, "{\"event\":\"ping\"}"), (3, WORKER)] {
         bench.open(conn);
         bench.say(conn, text);
@@ -78,7 +76,7 @@ fn any_line_disarms_the_timeout_but_half_a_line_does_not() {
 
 #[test]
 fn a_connection_refused_for_its_first_line_leaves_no_timeout() {
-    let mut bench = Bench::new(config());
+    let mut bench = Bench::default();
     bench.open(1);
     bench.say(1, &"x".repeat((64 << 10) + 1));
     assert!(!bench.is_open(1));
@@ -87,7 +85,7 @@ fn a_connection_refused_for_its_first_line_leaves_no_timeout() {
 
 #[test]
 fn a_timeout_belongs_to_the_connection_and_not_to_its_index() {
-    let mut bench = Bench::new(config());
+    let mut bench = Bench::default();
     bench.open(1);
     bench.wait(Duration::from_secs(5));
     bench.lose(1);
@@ -100,7 +98,7 @@ fn a_timeout_belongs_to_the_connection_and_not_to_its_index() {
 
 #[test]
 fn a_ping_is_not_answered() {
-    let mut bench = Bench::new(config());
+    let mut bench = Bench::default();
     bench.open(1);
     bench.say(1, PING);
     assert_eq!(bench.heard(1), [""; 0]);
@@ -109,7 +107,7 @@ fn a_ping_is_not_answered() {
 
 #[test]
 fn a_bad_request_gets_a_text_that_does_not_repeat_it() {
-    let mut bench = Bench::new(config());
+    let mut bench = Bench::default();
     bench.open(1);
     bench.say(1, "{\"secret_key\":\"s3cret\"}\n");
     let heard = bench.heard(1);
@@ -153,8 +151,10 @@ fn what_a_register_refuses_is_closed_without_a_word_and_counted() {
             RegisterStats { refused_line_too_long: 1, ..RegisterStats::default() },
         ),
     ] {
-        let mut bench =
-            Bench::new(RegisterConfig { secret_key: SecretKey::new("s3cret"), ..config() });
+        let mut bench = Bench::new(RegisterConfig {
+            secret_key: SecretKey::new("s3cret"),
+            ..RegisterConfig::default()
+        });
         bench.open(1);
         bench.say(1, line);
         assert_eq!(bench.heard(1), [""; 0], "{line}");
@@ -166,7 +166,7 @@ fn what_a_register_refuses_is_closed_without_a_word_and_counted() {
 
 #[test]
 fn lines_behind_a_refused_one_are_not_read() {
-    let mut bench = Bench::new(config());
+    let mut bench = Bench::default();
     bench.open(1);
     bench.say(1, &[WORKER, "{}\n", &gateway("a:1")].concat());
     let Topology { gateways, workers, others, .. } = bench.topology();
@@ -175,7 +175,7 @@ fn lines_behind_a_refused_one_are_not_read() {
 
 #[test]
 fn a_gateway_that_is_refused_later_loses_its_address() {
-    let mut bench = Bench::new(config());
+    let mut bench = Bench::default();
     bench.open(1);
     bench.say(1, WORKER);
     bench.open(2);
@@ -188,7 +188,7 @@ fn a_gateway_that_is_refused_later_loses_its_address() {
 fn lines_may_come_in_pieces_and_together() {
     let text = [WORKER, PING, &gateway("a:1"), PING].concat();
     for cut in 0..text.len() {
-        let mut bench = Bench::new(config());
+        let mut bench = Bench::default();
         bench.open(1);
         bench.say(1, &text[..cut]);
         bench.say(1, &text[cut..]);
@@ -200,7 +200,7 @@ fn lines_may_come_in_pieces_and_together() {
 #[test]
 fn connections_beyond_the_limit_are_closed() {
     let limits = RegisterLimits { connection_count_max: 2, ..RegisterLimits::default() };
-    let mut bench = Bench::new(RegisterConfig { limits, ..config() });
+    let mut bench = Bench::new(RegisterConfig { limits, ..RegisterConfig::default() });
     for conn in 1..=3 {
         bench.open(conn);
     }
@@ -214,7 +214,7 @@ fn connections_beyond_the_limit_are_closed() {
 #[test]
 fn a_worker_that_does_not_read_is_closed() {
     let limits = RegisterLimits { queued_bytes_max: 100, ..RegisterLimits::default() };
-    let mut bench = Bench::new(RegisterConfig { limits, ..config() });
+    let mut bench = Bench::new(RegisterConfig { limits, ..RegisterConfig::default() });
     bench.open(1);
     bench.say(1, WORKER);
     bench.open(2);
@@ -228,7 +228,7 @@ fn a_worker_that_does_not_read_is_closed() {
 
 #[test]
 fn the_topology_tells_who_is_connected() {
-    let mut bench = Bench::new(config());
+    let mut bench = Bench::default();
     for (conn, text) in [(1, WORKER.into()), (2, gateway("a:1")), (3, PING.into())] {
         bench.open(conn);
         bench.say(conn, &text);
@@ -237,128 +237,6 @@ fn the_topology_tells_who_is_connected() {
     let peer = |conn| Peer { remote: remote(conn), connected_secs: 0 };
     let Topology { workers, others, .. } = bench.topology();
     assert_eq!((workers, others), (vec![peer(1)], vec![peer(3)]));
-}
-
-/// A register and a shell without sockets, in which nobody reads what was queued until `heard`.
-struct Bench {
-    register: Register,
-    now: Instant,
-    shell: Shell,
-    /// Bytes the register has not consumed.
-    unread: Vec<Vec<u8>>,
-}
-
-#[derive(Default)]
-struct Shell {
-    queued: Vec<Vec<u8>>,
-    open: BTreeSet<ConnId>,
-}
-
-impl Bench {
-    fn new(config: RegisterConfig) -> Self {
-        let shell = Shell { queued: vec![Vec::new(); 10], open: BTreeSet::new() };
-        Self {
-            register: Register::new(config, Instant::ZERO),
-            now: Instant::ZERO,
-            shell,
-            unread: vec![Vec::new(); 10],
-        }
-    }
-
-    fn open(&mut self, conn: u32) {
-        if self.shell.open.insert(ConnId(conn)) {
-            let opened =
-                Opened { conn: ConnId(conn), door: Door(0), peer: remote(conn), local_port: 1236 };
-            self.register.handle_open(self.now, &opened, &mut self.shell);
-        }
-    }
-
-    fn say(&mut self, conn: u32, text: &str) {
-        let unread = &mut self.unread[conn as usize];
-        unread.extend_from_slice(text.as_bytes());
-        let consumed = self.register.handle_bytes(self.now, ConnId(conn), unread, &mut self.shell);
-        unread.drain(..consumed);
-    }
-
-    fn lose(&mut self, conn: u32) {
-        self.shell.open.remove(&ConnId(conn));
-        self.register.handle_closed(self.now, ConnId(conn), CloseCause::Peer, &[], &mut self.shell);
-    }
-
-    fn wait(&mut self, duration: Duration) {
-        self.now = self.now + duration;
-        if self.register.poll_timeout().is_some_and(|deadline| deadline <= self.now) {
-            self.register.handle_timeout(self.now, &mut self.shell);
-        }
-    }
-
-    fn heard(&mut self, conn: u32) -> Vec<String> {
-        let queued = core::mem::take(&mut self.shell.queued[conn as usize]);
-        let text = String::from_utf8(queued).unwrap();
-        text.split_inclusive('\n').map(String::from).collect()
-    }
-
-    fn is_open(&self, conn: u32) -> bool {
-        self.shell.open.contains(&ConnId(conn))
-    }
-
-    fn topology(&self) -> Topology {
-        self.register.topology(self.now)
-    }
-
-    fn gateways(&self) -> Vec<(Box<str>, SocketAddr)> {
-        let gateways = self.topology().gateways.into_iter();
-        gateways.map(|gateway| (gateway.address, gateway.peer.remote)).collect()
-    }
-}
-
-impl Sink for Shell {
-    fn buffer(&mut self, conn: ConnId) -> &mut Vec<u8> {
-        &mut self.queued[conn.0 as usize]
-    }
-
-    fn write(&mut self, conn: ConnId, bytes: &[u8]) {
-        self.queued[conn.0 as usize].extend_from_slice(bytes);
-    }
-
-    fn queued(&self, conn: ConnId) -> usize {
-        self.queued[conn.0 as usize].len()
-    }
-
-    fn flush(&mut self, conn: ConnId) -> usize {
-        self.queued(conn)
-    }
-
-    fn close(&mut self, conn: ConnId, _how: How) -> Closed {
-        assert!(self.open.remove(&conn), "closed twice");
-        Closed::Now
-    }
-
-    fn pause(&mut self, _conn: ConnId) {}
-
-    fn resume(&mut self, _conn: ConnId) {}
-
-    fn notify_below(&mut self, _conn: ConnId, _bytes: usize) {}
-
-    fn keep_frames(&mut self, _conn: ConnId) {}
-
-    fn begin_message(&mut self, _conn: ConnId) {}
-
-    fn drop_oldest(&mut self, _conn: ConnId, _bytes: usize) -> usize {
-        0
-    }
-
-    fn mesh(&mut self, _to: ShardId) -> &mut Vec<u8> {
-        panic!("a register has one shard")
-    }
-}
-
-fn config() -> RegisterConfig {
-    RegisterConfig::default()
-}
-
-fn remote(conn: u32) -> SocketAddr {
-    ([10, 0, 0, 9], u16::try_from(conn).unwrap()).into()
 }
 
 fn gateway(address: &str) -> String {
