@@ -77,8 +77,13 @@ struct Addresses {
     registers: Vec<String>,
     secret_key: SecretKey,
     timeouts: Timeouts,
-    last: tokio::sync::Mutex<Option<(Instant, BTreeSet<SocketAddrV4>)>>,
+    gateways: Asked,
+    /// Those of a cluster that has no gateways without one. Asked only when a client's address does not answer.
+    dispatchers: Asked,
 }
+
+/// The last answer, and when it came.
+type Asked = tokio::sync::Mutex<Option<(Instant, BTreeSet<SocketAddrV4>)>>;
 
 impl Gateway {
     pub(crate) fn linked(links: Arc<Links>, secret_key: SecretKey, timeouts: Timeouts) -> Self {
@@ -88,8 +93,9 @@ impl Gateway {
 
     pub(crate) fn asked(registers: Vec<String>, secret_key: SecretKey, timeouts: Timeouts) -> Self {
         let pool = Pool::new(secret_key.clone(), timeouts);
-        let last = tokio::sync::Mutex::default();
-        let route = Route::Asked(Addresses { registers, secret_key, timeouts, last });
+        let (gateways, dispatchers) = Default::default();
+        let addresses = Addresses { registers, secret_key, timeouts, gateways, dispatchers };
+        let route = Route::Asked(addresses);
         Self { shared: Arc::new(Shared { route, pool }) }
     }
 
@@ -118,11 +124,22 @@ impl Gateway {
         }
     }
 
+    /// Where else a call for one client goes that failed like this. Outside a worker, the address in a client_id may be that of
+    /// a dispatcher that is gone.
+    async fn other_way(&self, client: ClientId, error: Option<&CallError>) -> Option<SocketAddrV4> {
+        let Route::Asked(addresses) = &self.shared.route else { return None };
+        let Some(CallError::Gateway { fault, .. }) = error else { return None };
+        if !matches!(fault, GatewayFault::Connect(_) | GatewayFault::ConnectTimedOut) {
+            return None;
+        }
+        addresses.stand_in(client).await
+    }
+
     /// Clients by where calls for them go.
-    fn by_route(&self, clients: &[ClientId]) -> BTreeMap<SocketAddrV4, Vec<u32>> {
-        let mut routes: BTreeMap<SocketAddrV4, Vec<u32>> = BTreeMap::new();
+    fn by_route(&self, clients: &[ClientId]) -> BTreeMap<SocketAddrV4, Vec<ClientId>> {
+        let mut routes: BTreeMap<SocketAddrV4, Vec<ClientId>> = BTreeMap::new();
         for client in clients {
-            routes.entry(self.route(*client)).or_default().push(client.connection_id);
+            routes.entry(self.route(*client)).or_default().push(*client);
         }
         routes
     }
@@ -136,10 +153,13 @@ impl Gateway {
         clients.iter().filter(at_gateway).map(|client| client.connection_id).collect()
     }
 
-    /// Whether a question about a client of this gateway is worth asking: a worker only asks gateways it is linked to.
-    fn can_ask(&self, gateway: SocketAddrV4) -> bool {
+    /// Whether a question about a client is worth asking: a worker only asks gateways it is linked to.
+    fn can_ask(&self, client: ClientId) -> bool {
         match &self.shared.route {
-            Route::Linked(links) => links.state().queue(gateway).is_some(),
+            Route::Linked(links) => {
+                let state = links.state();
+                state.queue(state.route(client)).is_some()
+            }
             Route::Asked(_) => true,
         }
     }
@@ -165,7 +185,16 @@ impl Gateway {
     }
 
     async fn send_to(&self, client: ClientId, call: Call<'_>) -> Result<(), CallError> {
-        self.send(self.route(client), &call.to(client)).await
+        self.send_for(client, &call.to(client)).await
+    }
+
+    /// Sends to where this client is.
+    async fn send_for(&self, client: ClientId, call: &Call<'_>) -> Result<(), CallError> {
+        let outcome = self.send(self.route(client), call).await;
+        match self.other_way(client, outcome.as_ref().err()).await {
+            Some(dispatcher) => self.send(dispatcher, call).await,
+            None => outcome,
+        }
     }
 
     /// Sends to every gateway in reach, past those that fail; the first failure is the answer.
@@ -234,18 +263,36 @@ impl LinksState {
 
 impl Addresses {
     async fn current(&self) -> Result<BTreeSet<SocketAddrV4>, CallError> {
-        // Held while asking, so that many callers at once cost one question.
-        let mut last = self.last.lock().await;
-        if let Some((asked_at, gateways)) = &*last
-            && asked_at.elapsed() < ADDRESSES_AGE_MAX
-            && !gateways.is_empty()
-        {
-            return Ok(gateways.clone());
-        }
-        let gateways = register::ask(&self.registers, &self.secret_key, self.timeouts).await?;
-        *last = Some((Instant::now(), gateways.clone()));
-        Ok(gateways)
+        let Self { registers, secret_key, timeouts, gateways, .. } = self;
+        recent(gateways, register::ask(registers, secret_key, *timeouts)).await
     }
+
+    /// The dispatcher that takes calls for a client whose own is gone. There is none when the registers cannot tell.
+    async fn stand_in(&self, client: ClientId) -> Option<SocketAddrV4> {
+        let Self { registers, secret_key, timeouts, dispatchers, .. } = self;
+        let ask = register::ask_dispatchers(registers, secret_key, *timeouts);
+        let dispatchers = recent(dispatchers, ask).await.ok()?;
+        let others = dispatchers.into_iter().filter(|dispatcher| *dispatcher != client.gateway());
+        stand_in(client.connection_id, others)
+    }
+}
+
+/// The last answer if it is young, or a new one.
+async fn recent(
+    last: &Asked,
+    ask: impl Future<Output = Result<BTreeSet<SocketAddrV4>, CallError>>,
+) -> Result<BTreeSet<SocketAddrV4>, CallError> {
+    // Held while asking, so that many callers at once cost one question.
+    let mut last = last.lock().await;
+    if let Some((asked_at, addresses)) = &*last
+        && asked_at.elapsed() < ADDRESSES_AGE_MAX
+        && !addresses.is_empty()
+    {
+        return Ok(addresses.clone());
+    }
+    let addresses = ask.await?;
+    *last = Some((Instant::now(), addresses.clone()));
+    Ok(addresses)
 }
 
 /// How long the list of gateways is used without asking again, as in GatewayClient.

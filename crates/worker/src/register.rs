@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use tengate_proto::secret::SecretKey;
+use tengate_proto::wire::register::topology::{Mode, Topology};
 use tengate_proto::wire::register::{FromRegister, FromRegisterError, ToRegister};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -31,11 +32,34 @@ pub(crate) async fn ask(
     secret_key: &SecretKey,
     timeouts: Timeouts,
 ) -> Result<BTreeSet<SocketAddrV4>, CallError> {
+    ask_in_turn(registers, &greeting(secret_key), announced, timeouts).await
+}
+
+/// Asks the registers in turn until one answers which dispatchers there are. None when there are also gateways without one,
+/// and with PHP's registers, which close the connection.
+pub(crate) async fn ask_dispatchers(
+    registers: &[String],
+    secret_key: &SecretKey,
+    timeouts: Timeouts,
+) -> Result<BTreeSet<SocketAddrV4>, CallError> {
+    let question = encoded(&ToRegister::Topology { secret_key: secret_key.show() });
+    ask_in_turn(registers, &question, dispatchers, timeouts).await
+}
+
+async fn ask_in_turn(
+    registers: &[String],
+    question: &[u8],
+    decode: fn(&[u8]) -> Result<BTreeSet<SocketAddrV4>, FromRegisterError>,
+    timeouts: Timeouts,
+) -> Result<BTreeSet<SocketAddrV4>, CallError> {
     let mut failure =
         CallError::Register { register: String::new(), fault: RegisterFault::NoneConfigured };
     for register in registers {
-        match ask_one(register, secret_key, timeouts).await {
-            Ok(gateways) => return Ok(gateways),
+        let answer = ask_one(register, question, timeouts)
+            .await
+            .and_then(|line| decode(&line).map_err(|_| RegisterFault::BadAnswer));
+        match answer {
+            Ok(addresses) => return Ok(addresses),
             Err(fault) => failure = CallError::Register { register: register.clone(), fault },
         }
     }
@@ -44,21 +68,20 @@ pub(crate) async fn ask(
 
 async fn ask_one(
     register: &str,
-    secret_key: &SecretKey,
+    question: &[u8],
     timeouts: Timeouts,
-) -> Result<BTreeSet<SocketAddrV4>, RegisterFault> {
+) -> Result<Vec<u8>, RegisterFault> {
     let broken = |error: io::Error| RegisterFault::Connect(error.kind());
     let late = |_| RegisterFault::TimedOut;
     let mut stream = timeout(timeouts.connect, TcpStream::connect(register))
         .await
         .map_err(late)?
         .map_err(broken)?;
-    stream.write_all(&greeting(secret_key)).await.map_err(broken)?;
+    stream.write_all(question).await.map_err(broken)?;
     let mut lines = BufReader::new(stream);
     let line =
         timeout(timeouts.reply, read_line(&mut lines)).await.map_err(late)?.map_err(broken)?;
-    let line = line.ok_or(RegisterFault::Closed)?;
-    announced(&line).map_err(|_| RegisterFault::BadAnswer)
+    line.ok_or(RegisterFault::Closed)
 }
 
 /// Follows a register for ever: connects, reports what it announces, connects again a second after each loss.
@@ -163,6 +186,15 @@ fn announced(line: &[u8]) -> Result<BTreeSet<SocketAddrV4>, FromRegisterError> {
         );
     }
     Ok(known.into_iter().flatten().collect())
+}
+
+/// The dispatchers of a `topology` line, if every client is behind one.
+fn dispatchers(line: &[u8]) -> Result<BTreeSet<SocketAddrV4>, FromRegisterError> {
+    let topology = Topology::decode(line)?;
+    if topology.gateways.iter().any(|gateway| gateway.mode == Mode::Direct) {
+        return Ok(BTreeSet::new());
+    }
+    Ok(topology.dispatchers.iter().flat_map(|dispatcher| dispatcher.address.parse()).collect())
 }
 
 fn encoded(line: &ToRegister<'_>) -> Vec<u8> {

@@ -22,11 +22,10 @@ impl Gateway {
     /// # Errors
     /// The client's gateway failed.
     pub async fn is_online(&self, client: ClientId) -> Result<bool, CallError> {
-        let gateway = self.route(client);
-        if !self.can_ask(gateway) {
+        if !self.can_ask(client) {
             return Ok(false);
         }
-        let reply = self.ask(gateway, Call::new(Command::IsOnline).to(client)).await?;
+        let reply = self.ask_about(client, Call::new(Command::IsOnline).to(client)).await?;
         reply.count().map(|online| online > 0)
     }
 
@@ -229,7 +228,7 @@ impl Gateway {
     ) -> Result<Option<String>, CallError> {
         let condition = Condition::ConnectionId(vec![client.connection_id]);
         let select = ext::select(vec![Field::Uid], Some(condition));
-        let reply = self.ask(self.route(client), Call::new(Command::Select).ext(&select)).await?;
+        let reply = self.ask_about(client, Call::new(Command::Select).ext(&select)).await?;
         Ok(reply.selected()?.into_iter().find_map(|client| client.uid))
     }
 
@@ -303,11 +302,11 @@ impl Gateway {
     /// # Errors
     /// The client's gateway failed.
     pub async fn get_session(&self, client: ClientId) -> Result<Option<Array>, CallError> {
-        let gateway = self.route(client);
-        if !self.can_ask(gateway) {
+        if !self.can_ask(client) {
             return Ok(None);
         }
-        let reply = self.ask(gateway, Call::new(Command::GetSessionByClientId).to(client)).await?;
+        let call = Call::new(Command::GetSessionByClientId).to(client);
+        let reply = self.ask_about(client, call).await?;
         match reply.value {
             Value::Array(session) => Ok(Some(session)),
             Value::Null => Ok(None),
@@ -350,6 +349,14 @@ impl Gateway {
         self.flushed(gateway).await?;
         let value = self.shared.pool.ask(gateway, &call).await?;
         Ok(Reply { gateway, value })
+    }
+
+    async fn ask_about(&self, client: ClientId, call: Call<'_>) -> Result<Reply, CallError> {
+        let outcome = self.ask(self.route(client), call).await;
+        match self.other_way(client, outcome.as_ref().err()).await {
+            Some(dispatcher) => self.ask(dispatcher, call).await,
+            None => outcome,
+        }
     }
 
     /// Asks every announced gateway at the same time; the answers in the order of the gateways' addresses.

@@ -49,10 +49,10 @@ impl Gateway {
     ) -> Result<(), CallError> {
         let payload = payload.into();
         let mut outcome = Ok(());
-        for (gateway, connections) in self.by_route(clients) {
-            let ext = ext::only(connections);
+        for clients in self.by_route(clients).into_values() {
+            let ext = ext::only(clients.iter().map(|client| client.connection_id).collect());
             let call = Call::new(Command::SendToAll).ext(&ext).body(payload.body());
-            outcome = outcome.and(self.send(gateway, &call).await);
+            outcome = outcome.and(self.send_for(clients[0], &call).await);
         }
         outcome
     }

@@ -147,6 +147,69 @@ async fn an_outside_client_without_a_register_says_so() {
     assert_eq!(error.to_string(), "register : none is configured");
 }
 
+#[tokio::test]
+async fn an_outside_client_reaches_clients_of_a_dispatcher_that_is_gone_through_another() {
+    let (gone, other) = (Fake::start().await, Fake::start().await);
+    let client = gone.client(7);
+    drop(gone);
+    let dispatcher = format!(
+        r#"{{"address":"{}","remote":"127.0.0.1:1","connected_secs":1,"gateways":[],"workers":[],"workers_left_out":0}}"#,
+        other.address
+    );
+    for (gateways, outcome) in [("", Ok(true)), (DIRECT_GATEWAY, Err(()))] {
+        let register = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = register.local_addr().unwrap().to_string();
+        let gateway = Gateway::asked(vec![address], SecretKey::default(), Timeouts::DEFAULT);
+        let topology = format!(
+            r#"{{"event":"topology","uptime_secs":1,"proc_ids":[0,9],"number_bits":22,"gateways":[{gateways}],"dispatchers":[{dispatcher}],"workers":[],"others":[],"absent_leases":[]}}"#
+        );
+        let telling = async {
+            let (mut stream, _) = register.accept().await.unwrap();
+            stream.write_all(format!("{topology}\n").as_bytes()).await.unwrap();
+            let mut question = String::new();
+            stream.read_to_string(&mut question).await.unwrap();
+            assert_eq!(question, "{\"event\":\"topology\",\"secret_key\":\"\"}\n");
+        };
+        let answering = async {
+            if outcome.is_ok() {
+                other.answer(&["i:1;"]).await;
+            }
+        };
+        let (online, (), ()) = tokio::join!(gateway.is_online(client), telling, answering);
+        assert_eq!(online.map_err(drop), outcome, "{gateways}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_an_unlinked_address_goes_to_a_dispatcher_only_when_its_number_is_unique() {
+    let (links, other) = (Links::default(), SocketAddrV4::new(*LAN.ip(), 3901));
+    let mut state = links.state();
+    let link = |state: &mut LinksState, gateway, is_dispatcher| {
+        state.announced.insert(gateway);
+        state.handle_linked(gateway, Arc::new(SendQueue::new(1000)));
+        if is_dispatcher {
+            state.handle_dispatcher(gateway);
+        }
+    };
+    link(&mut state, other, false);
+    assert_eq!(state.route(CLIENT), LAN, "gateways only");
+    link(&mut state, other, true);
+    assert_eq!(state.route(CLIENT), other, "dispatchers only");
+    let direct = SocketAddrV4::new(*LAN.ip(), 2905);
+    link(&mut state, direct, false);
+    assert_eq!(state.route(CLIENT), LAN, "both, and the address was never linked");
+    link(&mut state, LAN, true);
+    assert_eq!(state.route(CLIENT), LAN, "linked");
+    state.kept.insert(LAN, None);
+    assert_eq!(state.route(CLIENT), other, "both, and the address was a dispatcher's");
+
+    assert!(state.is_perhaps_at(other, CLIENT), "moved from one dispatcher to the other");
+    assert!(!state.is_perhaps_at(direct, CLIENT));
+    let of_direct = ClientId { local_port: direct.port(), ..CLIENT };
+    assert!(state.is_perhaps_at(direct, of_direct) && !state.is_perhaps_at(other, of_direct));
+}
+
+const DIRECT_GATEWAY: &str = r#"{"address":"10.0.0.1:2900","mode":"direct","remote":"127.0.0.1:1","connected_secs":1,"shards":null,"first_proc_id":null,"refused":null,"home_wish":null,"home":null,"clients":null}"#;
 const LAN: SocketAddrV4 = SocketAddrV4::new(core::net::Ipv4Addr::LOCALHOST, 2900);
 const CLIENT: ClientId = ClientId { local_ip: 0x7f00_0001, local_port: 2900, connection_id: 3 };
 const OTHER: ClientId = ClientId { local_ip: 0x7f00_0001, local_port: 2900, connection_id: 4 };
