@@ -52,7 +52,7 @@ enum Route {
     /// A worker's own links.
     Linked(Arc<Links>),
     /// What a register said last.
-    Asked(Addresses),
+    Asked(Box<Addresses>),
 }
 
 /// The gateways one worker knows.
@@ -95,7 +95,7 @@ impl Gateway {
         let pool = Pool::new(secret_key.clone(), timeouts);
         let (gateways, dispatchers) = Default::default();
         let addresses = Addresses { registers, secret_key, timeouts, gateways, dispatchers };
-        let route = Route::Asked(addresses);
+        let route = Route::Asked(Box::new(addresses));
         Self { shared: Arc::new(Shared { route, pool }) }
     }
 
