@@ -30,9 +30,8 @@ pub(super) struct Homes {
     linked: Vec<Dispatcher>,
     /// The address that the register wants.
     wish: Option<Box<str>>,
+    /// Who it is, also while it gives back what it cannot deliver: before that there is no other.
     home: Option<LinkId>,
-    /// The home has to give back what it cannot deliver before there is another one.
-    detaching: bool,
 }
 
 #[derive(Debug)]
@@ -75,7 +74,6 @@ impl Homes {
         let was_home = self.home == Some(link);
         if was_home {
             self.home = None;
-            self.detaching = false;
         }
         was_home
     }
@@ -173,7 +171,6 @@ impl Gateway {
     ) {
         if self.homes.home == Some(link) {
             self.homes.home = None;
-            self.homes.detaching = false;
         }
         if let Some(dispatcher) = self.homes.find(link) {
             dispatcher.link.serial = serial;
@@ -184,11 +181,11 @@ impl Gateway {
     /// Sees to it that the best dispatcher is the home, or will be when the present one is detached.
     fn settle_home(&mut self, now: Instant, sink: &mut impl Sink) {
         let best = self.homes.best(&self.config);
-        if self.homes.detaching || best == self.homes.home {
+        if best == self.homes.home {
             return;
         }
         if let Some(link) = self.homes.home {
-            self.homes.detaching = true;
+            // Once more than once changes nothing.
             return self.tell_all(now, &Mesh::Detach { link }, sink);
         }
         let Some(dispatcher) = best.and_then(|link| self.homes.find(link)) else { return };

@@ -136,7 +136,7 @@ impl Workers {
     /// As [`Workers::take_down`], for a home whose link stays open until it has given back what it cannot deliver.
     pub(super) fn detach(&mut self, link: LinkId) -> bool {
         let found = self.take_down(link);
-        if let Some(worker) = self.by_link(link) {
+        if found && let Some(worker) = self.by_link(link) {
             worker.detaching = true;
         }
         found

@@ -219,23 +219,23 @@ fn line(frame: &InnerFrame<'_>) -> String {
         return alloc::format!("{command:?} {id} {}", text(frame.body));
     }
     let command = Extension::from_number(frame.header.command).unwrap();
-    match command {
-        Extension::Names => alloc::format!("Names {id}{}", names(frame.body)),
-        Extension::Reply => match Partial::decode(frame.body).unwrap() {
-            Partial::Whole(bytes) => match NameList::decode(&bytes) {
-                Some(NameList { next: 0, names: list }) => alloc::format!("List{}", names(list)),
-                _ => alloc::format!("Whole {}", text(&bytes)),
-            },
-            Partial::Elements { count, bytes } => {
-                alloc::format!("Elements {count} {}", text(&bytes))
-            }
-            Partial::Names(names) => {
-                let names: Vec<String> = names.iter().map(|name| text(name)).collect();
-                alloc::format!("Names {names:?}")
-            }
-            part @ (Partial::Counts(_) | Partial::Ids(_)) => alloc::format!("{part:?}"),
+    if command == Extension::Names {
+        return alloc::format!("Names {id}{}", names(frame.body));
+    }
+    if command != Extension::Reply {
+        return alloc::format!("{command:?} {}", text(frame.body));
+    }
+    match Partial::decode(frame.body).unwrap() {
+        Partial::Whole(bytes) => match NameList::decode(&bytes) {
+            Some(NameList { next: 0, names: list }) => alloc::format!("List{}", names(list)),
+            _ => alloc::format!("Whole {}", text(&bytes)),
         },
-        _ => alloc::format!("{command:?} {}", text(frame.body)),
+        Partial::Elements { count, bytes } => alloc::format!("Elements {count} {}", text(&bytes)),
+        Partial::Names(names) => {
+            let names: Vec<String> = names.iter().map(|name| text(name)).collect();
+            alloc::format!("Names {names:?}")
+        }
+        part @ (Partial::Counts(_) | Partial::Ids(_)) => alloc::format!("{part:?}"),
     }
 }
 

@@ -7,10 +7,12 @@ use alloc::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::harness::{Bed, Worker, dispatched, names};
+use tengate_base::{CloseCause, ShardId};
+
+use super::harness::{Bed, Worker, dispatched, dispatcher_hello, frame, names};
 use crate::query::Partial;
 use crate::wire::extension::{Extension, NameList};
-use crate::wire::header::{Command, InnerFrame};
+use crate::wire::header::{Command, FLAG_SCALAR, InnerFrame};
 
 const D1: &str = "127.0.0.1:3901";
 const D2: &str = "127.0.0.1:3902";
@@ -82,7 +84,8 @@ fn names_bound_without_a_home_or_by_others_are_hinted_to_the_home_alone() {
     bed.command(&outside, Command::BindUid, 1, "early", "");
     let mut home = bed.dispatcher(0, D1);
     let mut other = bed.dispatcher(0, D2);
-    (bed.said(&mut home), bed.said(&mut other));
+    bed.said(&mut home);
+    bed.said(&mut other);
     bed.command(&outside, Command::JoinGroup, 1, "g", "");
     bed.command(&other, Command::JoinGroup, 1, "h", "");
     assert_eq!(bed.said(&mut home), ["Names 0 +Group:g", "Names 0 +Group:h"]);
@@ -94,6 +97,39 @@ fn names_bound_without_a_home_or_by_others_are_hinted_to_the_home_alone() {
     bed.command(&outside, Command::UnbindUid, 1, "", "");
     assert_eq!(bed.said(&mut other), ["Home 1", "Names 0 -Uid:early"]);
     assert_eq!(bed.stats(0).names_hinted, 3);
+}
+
+#[test]
+fn no_names_come_before_the_word_that_makes_a_home() {
+    let [directory, fast, linked] = [0, 1, 2].map(ShardId);
+    let mut bed = Bed::new(dispatched(3));
+    let outside = bed.worker(1, "Bw:0");
+    bed.client(1);
+    let mut home = bed.link(2);
+    let hello = frame(Command::WorkerConnect, 0, FLAG_SCALAR, "", &dispatcher_hello(D1));
+    bed.shell.give(home.place, &hello);
+    bed.shell.step(linked);
+    bed.shell.cross(linked, directory);
+    bed.shell.step(directory);
+    // One shard knows of the home before the link's own does.
+    bed.shell.cross(directory, fast);
+    bed.shell.give(outside.place, &frame(Command::BindUid, FAR + 1, FLAG_SCALAR, "early", ""));
+    bed.shell.step(fast);
+    bed.shell.cross(fast, linked);
+    bed.shell.cross(directory, linked);
+    bed.command(&outside, Command::JoinGroup, FAR + 1, "late", "");
+    let said = bed.said(&mut home);
+    let said: Vec<&str> = said.iter().map(|line| line.split('{').next().unwrap()).collect();
+    let id = FAR + 1;
+    let expected = [
+        "Welcome ".into(),
+        format!("OnConnect {id} "),
+        "Home 1".into(),
+        format!("Names {FAR} +Group:late"),
+    ];
+    assert_eq!(said, expected);
+    bed.extend(&home, Extension::ListNames, FAR, &[0; 8]);
+    assert_eq!(bed.said(&mut home), ["List +Uid:early +Group:late"]);
 }
 
 #[test]
@@ -214,7 +250,7 @@ proptest! {
                 6 => bed.command(&home, Command::Ungroup, 0, &format!("g{name}"), ""),
                 _ => {
                     let (old, shard) = clients[client as usize];
-                    bed.shell.close(old.place, tengate_base::CloseCause::Reset);
+                    bed.shell.close(old.place, CloseCause::Reset);
                     clients[client as usize].0 = bed.client(shard);
                     ids[client as usize] = next[usize::from(shard)];
                     next[usize::from(shard)] += 1;
