@@ -1,5 +1,7 @@
 //! Targets of everything that is JSON: what commands carry, and the register's lines.
 
+use core::time::Duration;
+
 use tengate_base::Instant;
 use tengate_proto::register::{
     RegisterClient, RegisterClientConfig, RegisterClientOutput, RegisterRole,
@@ -9,7 +11,11 @@ use tengate_proto::wire::ext::{
     GatewayClientConnect, Select, SendToAll, SendToGroup, WorkerConnect, decode_batch,
     decode_names, encode_names,
 };
-use tengate_proto::wire::register::{FromRegister, ToRegister, encode_broadcast_addresses};
+use tengate_proto::wire::register::topology::Topology;
+use tengate_proto::wire::register::{
+    Block, FromRegister, LINKS_BYTES_MAX, ToRegister, encode_broadcast_addresses, encode_gateways,
+    encode_home, encode_lease, encode_refused,
+};
 
 use crate::stream::split;
 
@@ -40,30 +46,78 @@ pub fn ext(data: &[u8]) {
 
 /// Lines to and from a register mean the same when they are sent on.
 pub fn register_line(data: &[u8]) {
-    assert_survives!(data, ToRegister::decode, ToRegister::encode);
-    if let Ok(FromRegister::BroadcastAddresses(addresses)) = FromRegister::decode(data) {
-        let mut line = Vec::new();
-        encode_broadcast_addresses(addresses.iter().map(String::as_str), &mut line);
-        assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1));
-        assert_eq!(FromRegister::decode(&line), Ok(FromRegister::BroadcastAddresses(addresses)));
+    assert_survives!(data, sent_on, ToRegister::encode);
+    assert_survives!(data, FromRegister::decode, encode_from_register);
+    assert_survives!(data, Topology::decode, Topology::encode);
+}
+
+/// A line for a register as it is when it was sent on: a report then leaves out what nobody may report.
+fn sent_on(data: &[u8]) -> Result<ToRegister<'_>, ()> {
+    let decoded = ToRegister::decode(data).map_err(drop)?;
+    if !matches!(decoded, ToRegister::Links(_)) {
+        return Ok(decoded);
     }
+    let mut line = Vec::new();
+    decoded.encode(&mut line);
+    assert!(line.len() <= LINKS_BYTES_MAX);
+    let Ok(ToRegister::Links(links)) = ToRegister::decode(&line) else {
+        panic!("what is encoded can be decoded")
+    };
+    Ok(ToRegister::Links(links))
 }
 
-/// A split changes nothing of what a gateway or worker learns from its register.
+fn encode_from_register(line: &FromRegister, out: &mut Vec<u8>) {
+    match line {
+        FromRegister::BroadcastAddresses(addresses) => {
+            encode_broadcast_addresses(addresses.iter().map(String::as_str), out);
+        }
+        FromRegister::Lease { first_proc_id, shards } => {
+            let (first_proc_id, shards) = (*first_proc_id, *shards);
+            encode_lease(Block { first_proc_id, shards, number_bits: 22 }, out);
+        }
+        FromRegister::Refused(reason) => encode_refused(reason, out),
+        FromRegister::Home(address) => encode_home(address.as_deref(), out),
+        FromRegister::Gateways(addresses) => {
+            encode_gateways(addresses.iter().map(String::as_str), out);
+        }
+    }
+    assert_eq!(out.iter().position(|byte| *byte == b'\n'), Some(out.len() - 1));
+}
+
+/// A split changes nothing of what anybody learns from its register, and a gateway that hears nothing of a lease notices.
 pub fn register_client(data: &[u8]) {
+    let Some((role, data)) = data.split_first() else { return };
+    let address = || "127.0.0.1:2900".into();
+    let role = match role % 3 {
+        0 => RegisterRole::Worker,
+        1 => RegisterRole::Dispatcher { address: address() },
+        _ => RegisterRole::DispatchedGateway {
+            address: address(),
+            shards: 2,
+            number_bits: 22,
+            first_proc_id: None,
+        },
+    };
     let Some((stream, parts)) = split(data) else { return };
-    assert_eq!(learned(&parts), learned(&[stream]));
+    let heard = learned(&role, &[stream]);
+    assert_eq!(learned(&role, &parts), heard);
+    let is_answered = heard.iter().any(|output| {
+        matches!(output, RegisterClientOutput::Lease { .. } | RegisterClientOutput::Refused(_))
+    });
+    let asks = matches!(role, RegisterRole::DispatchedGateway { .. });
+    assert_eq!(heard.contains(&RegisterClientOutput::NoLease), asks && !is_answered);
 }
 
-fn learned(reads: &[&[u8]]) -> Vec<RegisterClientOutput> {
+fn learned(role: &RegisterRole, reads: &[&[u8]]) -> Vec<RegisterClientOutput> {
     let mut client = RegisterClient::new(RegisterClientConfig {
         register: "127.0.0.1:1236".into(),
-        role: RegisterRole::Worker,
+        role: role.clone(),
         secret_key: SecretKey::default(),
     });
     client.handle_connected(Instant::ZERO);
     for read in reads {
         client.handle_bytes(Instant::ZERO, read);
     }
+    client.handle_timeout(Instant::ZERO + Duration::from_secs(5));
     core::iter::from_fn(|| client.poll_output()).collect()
 }
