@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use tengate_worker::{BusinessWorker, Context, Delivery, EventResult, Events};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// First byte of a message that is to be broadcast.
 pub(crate) const BROADCAST: u8 = b'*';
@@ -23,7 +24,7 @@ pub(crate) enum Verb<'a> {
     Echo,
 }
 
-/// Where the worker registers.
+/// Where the worker registers. SIGTERM stops it in order.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// The register.
@@ -32,6 +33,9 @@ pub(crate) struct Options {
     /// What the register and the gateways expect.
     #[arg(long, default_value = "", env = "TENGATE_SECRET_KEY", hide_env_values = true)]
     secret_key: String,
+    /// The id of the first worker: processes on one machine need different ones.
+    #[arg(long, default_value_t = 0)]
+    id: u32,
     /// How many workers.
     #[arg(long, default_value_t = 1)]
     count: u32,
@@ -109,12 +113,19 @@ pub(crate) fn run(options: Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let worker = BusinessWorker::builder()
         .name("Bench")
+        .id(options.id)
         .count(options.count)
         .delivery(if options.acknowledge { Delivery::AtLeastOnce } else { Delivery::AtMostOnce })
         .register(options.register)
         .secret_key(options.secret_key);
-    runtime.block_on(worker.run(Business))?;
-    Ok(())
+    runtime.block_on(async {
+        let mut terminated = signal(SignalKind::terminate())?;
+        let stop = async {
+            terminated.recv().await;
+        };
+        worker.build()?.run_until(Business, stop).await;
+        Ok(())
+    })
 }
 
 #[cfg(test)]
