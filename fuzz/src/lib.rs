@@ -9,10 +9,12 @@ mod web;
 mod php;
 mod json;
 mod script;
+mod dispatcher;
 mod gateway;
 mod register;
 
 pub use codecs::{client_id, inner_frame, length, length_field, text, worker};
+pub use dispatcher::dispatcher;
 pub use gateway::gateway;
 pub use json::{ext, register_client, register_line};
 pub use php::{connect_body, php_session_merge, php_unserialize};
@@ -23,7 +25,7 @@ pub use web::{handshake, websocket, websocket_client};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every fuzz target.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     ("inner_frame", inner_frame),
     ("client_id", client_id),
     ("websocket", websocket),
@@ -39,6 +41,7 @@ pub const TARGETS: [Target; 17] = [
     ("register_line", register_line),
     ("register_client", register_client),
     ("worker", worker),
+    ("dispatcher", dispatcher),
     ("gateway", gateway),
     ("register", register),
 ];
