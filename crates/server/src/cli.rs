@@ -302,80 +302,87 @@ pub(crate) fn render(loaded: &Loaded) -> String {
 
 /// The flags as settings, so that a mistake in one is reported like any other, under its name.
 fn overrides(cli: &Cli) -> Vec<Override> {
-    let mut flags = Vec::new();
-    let mut set = |name: &str, path: &[&str], value: Option<Value>| {
-        let path = path.iter().map(ToString::to_string).collect();
-        flags.extend(value.map(|value| Override {
-            name: name.to_owned(),
-            path,
-            text: value.to_string(),
-        }));
-    };
+    let mut flags = Flags::default();
     let common = &cli.common;
-    set("--log-level", &["log", "level"], common.log_level.map(word));
-    set("--log-format", &["log", "format"], common.log_format.map(word));
-    set(
-        "--run-dir",
-        &["admin", "run_dir"],
-        common.run_dir.as_ref().and_then(|dir| dir.to_str()).map(Value::from),
-    );
+    flags.set("--log-level", &["log", "level"], common.log_level.map(word));
+    flags.set("--log-format", &["log", "format"], common.log_format.map(word));
+    let run_dir = common.run_dir.as_ref().and_then(|dir| dir.to_str());
+    flags.set("--run-dir", &["admin", "run_dir"], run_dir.map(Value::from));
     let secret = match &cli.command {
         Command::Register(register) => {
-            set("--listen", &["register", "listen"], register.listen.as_deref().map(Value::from));
+            let listen = register.listen.as_deref().map(Value::from);
+            flags.set("--listen", &["register", "listen"], listen);
             Some(("register", &register.secret))
         }
         Command::Gateway(gateway) => {
-            let clients =
-                gateway.client.iter().map(|client| Value::Table(client.clone())).collect();
-            set("--client", &["gateway", "client"], given(clients));
-            set(
-                "--inner",
-                &["gateway", "inner", "listen"],
-                gateway.inner.as_deref().map(Value::from),
-            );
-            set("--register", &["gateway", "register_address"], registers(&gateway.register));
-            set("--mode", &["gateway", "mode"], gateway.mode.mode.map(word));
-            set(
-                "--shards",
-                &["gateway", "shards"],
-                gateway.shards.map(|shards| Value::Integer(shards.into())),
-            );
+            flags.set_gateway(gateway);
             Some(("gateway", &gateway.secret))
         }
         Command::Dispatcher(dispatcher) => {
             let listen = dispatcher.listen.as_deref().map(Value::from);
-            set("--listen", &["dispatcher", "listen"], listen);
+            flags.set("--listen", &["dispatcher", "listen"], listen);
             let registers = registers(&dispatcher.register);
-            set("--register", &["dispatcher", "register_address"], registers);
+            flags.set("--register", &["dispatcher", "register_address"], registers);
             Some(("dispatcher", &dispatcher.secret))
         }
         Command::Topology(topology) => {
             // What a gateway needs to know of a register is all that a question needs.
-            set("--register", &["gateway", "register_address"], registers(&topology.register));
+            let registers = registers(&topology.register);
+            flags.set("--register", &["gateway", "register_address"], registers);
             Some(("gateway", &topology.secret))
         }
         Command::Start(start) => {
-            set("--mode", &["gateway", "mode"], start.mode.mode.map(word));
+            flags.set("--mode", &["gateway", "mode"], start.mode.mode.map(word));
             None
         }
         Command::Check | Command::Status(_) | Command::Connections(_) => None,
     };
-    let flagged = secret
-        .filter(|(_, secret)| secret.secret_key.is_some() || secret.secret_key_file.is_some());
-    if let Some((section, secret)) = flagged {
-        set(
-            "--secret-key",
-            &[section, "secret_key"],
-            secret.secret_key.as_deref().map(Value::from),
-        );
-        let file = secret.secret_key_file.as_deref().map(Value::from);
-        set("--secret-key-file", &[section, "secret_key_file"], file);
-    } else if let Ok(key) = std::env::var("TENGATE_SECRET_KEY") {
-        for section in ["register", "gateway", "dispatcher"] {
-            set("TENGATE_SECRET_KEY", &[section, "secret_key"], Some(Value::from(key.as_str())));
+    flags.set_secret(secret);
+    flags.0
+}
+
+/// Flags that were given.
+#[derive(Debug, Default)]
+struct Flags(Vec<Override>);
+
+impl Flags {
+    fn set(&mut self, name: &str, path: &[&str], value: Option<Value>) {
+        let path = path.iter().map(ToString::to_string).collect();
+        self.0.extend(value.map(|value| Override {
+            name: name.to_owned(),
+            path,
+            text: value.to_string(),
+        }));
+    }
+
+    fn set_gateway(&mut self, gateway: &GatewayFlags) {
+        let clients = gateway.client.iter().map(|client| Value::Table(client.clone())).collect();
+        self.set("--client", &["gateway", "client"], given(clients));
+        let inner = gateway.inner.as_deref().map(Value::from);
+        self.set("--inner", &["gateway", "inner", "listen"], inner);
+        let registers = registers(&gateway.register);
+        self.set("--register", &["gateway", "register_address"], registers);
+        let shards = gateway.shards.map(|shards| Value::Integer(shards.into()));
+        self.set("--shards", &["gateway", "shards"], shards);
+        self.set("--mode", &["gateway", "mode"], gateway.mode.mode.map(word));
+    }
+
+    /// The key of a section; without one the variable counts, for every section.
+    fn set_secret(&mut self, secret: Option<(&str, &SecretFlags)>) {
+        let flagged = secret
+            .filter(|(_, secret)| secret.secret_key.is_some() || secret.secret_key_file.is_some());
+        if let Some((section, secret)) = flagged {
+            let key = secret.secret_key.as_deref().map(Value::from);
+            self.set("--secret-key", &[section, "secret_key"], key);
+            let file = secret.secret_key_file.as_deref().map(Value::from);
+            self.set("--secret-key-file", &[section, "secret_key_file"], file);
+        } else if let Ok(key) = std::env::var("TENGATE_SECRET_KEY") {
+            for section in ["register", "gateway", "dispatcher"] {
+                let key = Some(Value::from(key.as_str()));
+                self.set("TENGATE_SECRET_KEY", &[section, "secret_key"], key);
+            }
         }
     }
-    flags
 }
 
 fn word(value: impl ValueEnum) -> Value {

@@ -376,11 +376,11 @@ impl Host for Hosted<Dispatcher> {
             }
             Command::ReloadDispatcher(config) => self.core.reload(config),
             Command::Links(answer) => _ = answer.send(self.links()),
-            Command::Drain => {
+            Command::Drain => self.core.drain(net),
+            Command::CloseLinks => {
                 net.pause_accepting();
-                self.core.drain(net);
+                self.core.close_links(now, net);
             }
-            Command::CloseLinks => self.core.close_links(now, net),
             Command::ReloadGateway(_)
             | Command::SetFirstProcId(..)
             | Command::ResumeAccepting

@@ -32,6 +32,7 @@ pub(crate) fn check(config: &Config, cores: &[usize], findings: &mut Vec<Finding
     check_secrets(config, findings);
     check_register(&config.register, findings);
     check_shards(&config.gateway, cores, findings);
+    check_pin_cores(&config.gateway, cores, findings);
     check_inner(&config.gateway.inner, findings);
     check_positive("close_linger", &config.gateway.close_linger, findings);
     check_positive("detach_timeout", &config.gateway.detach_timeout, findings);
@@ -338,6 +339,9 @@ fn check_shards(gateway: &Gateway, cores: &[usize], findings: &mut Vec<Finding>)
         let advice = "leave it out for no limit but the file descriptors";
         findings.push(Finding::error(limit.span(), "max_connections 0 admits nobody", advice));
     }
+}
+
+fn check_pin_cores(gateway: &Gateway, cores: &[usize], findings: &mut Vec<Finding>) {
     let PinCores::List(list) = gateway.pin_cores.get_ref() else { return };
     let span = gateway.pin_cores.span();
     if let Some(shards) = &gateway.shards

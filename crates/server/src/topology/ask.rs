@@ -30,8 +30,8 @@ enum Fault {
     NoRegister,
     /// A register that knows no topology.
     TooOld,
-    /// A register that does not accept the key.
-    WrongKey,
+    /// It closes the connection whatever it is told, as a register with another key does.
+    Closed,
 }
 
 /// The register's line, without its end.
@@ -47,7 +47,7 @@ pub(super) fn ask(register: &str, key: &SecretKey) -> Result<Vec<u8>, Refusal> {
     let answer = exchange(register, &hello).map_err(|error| refusal(Fault::Io(error)))?;
     Err(refusal(match () {
         () if names_event(&answer, "broadcast_addresses") => Fault::TooOld,
-        () if line.is_empty() && answer.is_empty() => Fault::WrongKey,
+        () if line.is_empty() && answer.is_empty() => Fault::Closed,
         () => Fault::NoRegister,
     }))
 }
@@ -109,9 +109,9 @@ impl fmt::Display for Refusal {
                 f,
                 "the register at {register} knows no topology: it is GatewayWorker's, or an older one\n  = run `tengate register` in its place"
             ),
-            Fault::WrongKey => write!(
+            Fault::Closed => write!(
                 f,
-                "the register at {register} closes the connection: its secret key is another\n  = give its key with --secret-key-file or TENGATE_SECRET_KEY"
+                "{register} closes the connection: the register's secret key is another, or it is no register\n  = give its key with --secret-key-file or TENGATE_SECRET_KEY"
             ),
         }
     }

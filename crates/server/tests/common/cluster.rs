@@ -27,6 +27,13 @@ pub(crate) struct Cluster {
     ip: Ipv4Addr,
 }
 
+/// A dispatcher process and where it is found.
+pub(crate) struct DispatcherProcess {
+    pub(crate) process: Running,
+    /// Where workers connect, and what the register announces.
+    pub(crate) address: String,
+}
+
 /// A gateway process and where it is found.
 pub(crate) struct GatewayProcess {
     pub(crate) process: Running,
@@ -60,17 +67,41 @@ impl Cluster {
 
     /// As [`Cluster::gateway`], with this many shards.
     pub(crate) fn gateway_of(&self, number: u16, shards: u16) -> GatewayProcess {
+        let mut gateway = self.start_gateway(number, shards, "direct");
+        gateway.process.wait_for("announced to the register");
+        gateway
+    }
+
+    /// The gateway of this number in dispatched mode, with two shards and a lease.
+    pub(crate) fn dispatched_gateway(&self, number: u16) -> GatewayProcess {
+        let mut gateway = self.start_gateway(number, 2, "dispatched");
+        gateway.process.wait_for("clients are welcome");
+        gateway
+    }
+
+    /// The dispatcher of this number, from 0 to 9, announced to the register.
+    pub(crate) fn dispatcher(&self, number: u16) -> DispatcherProcess {
+        let address = format!("{}:{}", self.ip, 3900 + number);
+        let register = self.register_address();
+        let key = ["--secret-key", SECRET_KEY];
+        let args = ["dispatcher", "--listen", &address, "--register", &register];
+        let mut process = self.place.start(&[&args[..], &key].concat());
+        process.wait_for("announced to the register");
+        DispatcherProcess { process, address }
+    }
+
+    /// A gateway that has just been started; `mode` as in the configuration.
+    pub(crate) fn start_gateway(&self, number: u16, shards: u16, mode: &str) -> GatewayProcess {
         let client = format!("{}:{}", self.ip, 8280 + number);
         let inner = format!("{}:{}", self.ip, 2900 + number);
         let register = self.register_address();
         let config = format!(
-            "[gateway]\nshards = {shards}\nregister_address = \"{register}\"\nsecret_key = \"{SECRET_KEY}\"\n\
+            "[gateway]\nmode = \"{mode}\"\nshards = {shards}\nregister_address = \"{register}\"\nsecret_key = \"{SECRET_KEY}\"\n\
              [gateway.inner]\nlisten = \"{inner}\"\n\
              [[gateway.client]]\nlisten = \"{client}\"\nsend_to_client_buffer_bytes = \"{QUEUE_MIB}MiB\"\n"
         );
         let config = self.place.file(&format!("gateway-{number}.toml"), &config);
-        let mut process = self.place.start(&["gateway", "--config", config.to_str().unwrap()]);
-        process.wait_for("announced to the register");
+        let process = self.place.start(&["gateway", "--config", config.to_str().unwrap()]);
         GatewayProcess { process, client, inner }
     }
 
@@ -95,6 +126,41 @@ impl Cluster {
                     && keys.iter().all(|key| known.keys().any(|known| known.ends_with(key)))
             };
             shards.all(knows).then_some(())
+        });
+    }
+
+    /// What `tengate topology --json` says.
+    pub(crate) fn topology(&self) -> Value {
+        let register = self.register_address();
+        let args = ["topology", "--json", "--register", &register, "--secret-key", SECRET_KEY];
+        let output = self.place.output(&args);
+        assert!(output.status.success(), "{}", stderr(&output));
+        serde_json::from_str(&stdout(&output)).unwrap()
+    }
+
+    /// Waits until every gateway is at home where the register wants it, at one of these dispatchers, every dispatcher is
+    /// linked to every gateway, and every worker to every dispatcher.
+    pub(crate) fn wait_for_links(
+        &self,
+        gateways: &[&GatewayProcess],
+        dispatchers: &[&DispatcherProcess],
+        workers: usize,
+    ) {
+        until("the cluster is linked", || {
+            let topology = self.topology();
+            let list = |value: &Value| value.as_array().unwrap().clone();
+            let homes = list(&topology["gateways"]);
+            let at_home = homes.iter().filter(|gateway| {
+                gateway["home"] == gateway["home_wish"]
+                    && dispatchers.iter().any(|one| gateway["home"] == one.address.as_str())
+            });
+            let linked = list(&topology["dispatchers"]);
+            let complete = linked.iter().filter(|dispatcher| {
+                list(&dispatcher["gateways"]).len() == gateways.len()
+                    && list(&dispatcher["workers"]).len() == workers
+            });
+            (at_home.count() == gateways.len() && complete.count() == dispatchers.len())
+                .then_some(())
         });
     }
 

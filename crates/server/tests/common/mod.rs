@@ -68,18 +68,7 @@ impl Place {
     }
 
     pub(crate) fn start(&self, args: &[&str]) -> Running {
-        let mut child = self.command(args).stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let (tell, lines) = mpsc::channel();
-        // Ends with the process, whose end of the pipe closes then.
-        std::thread::spawn(move || {
-            for line in stderr.lines() {
-                if tell.send(line.unwrap() + "\n").is_err() {
-                    return;
-                }
-            }
-        });
-        Running { child, lines, seen: String::new() }
+        Running::spawn(self.command(args))
     }
 }
 
@@ -97,6 +86,22 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Starts any command whose standard error is a log.
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (tell, lines) = mpsc::channel();
+        // Ends with the process, whose end of the pipe closes then.
+        std::thread::spawn(move || {
+            for line in stderr.lines() {
+                if tell.send(line.unwrap() + "\n").is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines, seen: String::new() }
+    }
+
     /// Reads the log until a line holds `text`; fails with the log when it ends before, or none comes for long.
     pub(crate) fn wait_for(&mut self, text: &str) -> String {
         loop {

@@ -5,7 +5,7 @@
 
 use std::env;
 
-use tengate_worker::{BusinessWorker, ClientId, Context, EventResult, Events, Worker};
+use tengate_worker::{BusinessWorker, ClientId, Context, Delivery, EventResult, Events, Worker};
 
 use super::cluster::{QUEUE_MIB, SECRET_KEY};
 
@@ -27,6 +27,8 @@ pub(crate) fn run_if_asked() {
         .register(register)
         .secret_key(SECRET_KEY)
         .send_queue_bytes_max(QUEUE_MIB << 20)
+        // Makes a difference with dispatchers only.
+        .delivery(Delivery::AtLeastOnce)
         .build()
         .unwrap();
     runtime.block_on(worker.run(Obedient { name }));
@@ -61,6 +63,32 @@ impl Events for Obedient {
                     Ok(online) => format!("online {online}"),
                     Err(error) => format!("online failed: {error}"),
                 }
+            }
+            (Some("bind"), Some(uid), None) => {
+                ctx.gateway().bind_uid(ctx.client_id(), uid).await?;
+                "bind ok".to_owned()
+            }
+            (Some("join"), Some(group), None) => {
+                ctx.gateway().join_group(ctx.client_id(), group).await?;
+                "join ok".to_owned()
+            }
+            (Some("all"), Some(text), None) => return Ok(ctx.gateway().send_to_all(text).await?),
+            (Some("uid"), Some(uid), Some(text)) => {
+                return Ok(ctx.gateway().send_to_uid(uid, text).await?);
+            }
+            (Some("group"), Some(group), Some(text)) => {
+                return Ok(ctx.gateway().send_to_group(group, text).await?);
+            }
+            (Some("count"), None, None) => {
+                format!("count {}", ctx.gateway().get_all_client_id_count().await?)
+            }
+            (Some("count"), Some(group), None) => {
+                format!("count {}", ctx.gateway().get_client_id_count_by_group(group).await?)
+            }
+            (Some("whois"), Some(uid), None) => {
+                let ids = ctx.gateway().get_client_id_by_uid(uid).await?;
+                let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+                format!("whois {}", ids.join(" "))
             }
             (Some("flood"), Some(count), Some(bytes)) => {
                 let filler = "x".repeat(bytes.parse()?);
