@@ -71,6 +71,38 @@ fn mistakes_in_flags_and_variables_are_reported_under_their_names() {
 }
 
 #[test]
+fn mistakes_of_a_dispatcher_are_reported_with_their_places() {
+    let place = Place::new();
+    place.file(
+        "t.toml",
+        "[[dispatcher.group]]\nports = [8282]\n[[dispatcher.group]]\nports = [8282]\n",
+    );
+    let args =
+        ["dispatcher", "--config", "t.toml", "--listen", "0.0.0.0:3900", "--register", "3900"];
+    let output = place.output(&args);
+    assert_eq!(output.status.code(), Some(2));
+    for part in [
+        "error: t.toml:4:10: port 8282 is in a group already\n  |\n4 | ports = [8282]\n",
+        "error: --listen: lan_ip is needed",
+        "warning: --listen: 0.0.0.0:3900 is open to the network and [dispatcher] has no secret key",
+        "error: --register: ",
+    ] {
+        assert!(stderr(&output).contains(part), "{part}\nis not in\n{}", stderr(&output));
+    }
+}
+
+#[test]
+fn start_with_keys_that_differ_is_refused() {
+    let place = Place::new();
+    let keys = "[register]\nsecret_key = \"a\"\n[gateway]\nsecret_key = \"a\"\n";
+    place.file("t.toml", keys);
+    let output = place.output(&["start", "--mode", "dispatched", "--config", "t.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = "error: [register], [gateway] and [dispatcher] have different secret keys";
+    assert!(stderr(&output).contains(text), "{}", stderr(&output));
+}
+
+#[test]
 fn flags_win_over_the_environment_and_the_environment_over_the_file() {
     let place = Place::new();
     place.file("t.toml", "[gateway]\nshards = 0\n");
@@ -144,9 +176,11 @@ fn help_names_commands_defaults_variables_and_the_danger_of_keys_on_a_command_li
         "start",
         "register",
         "gateway",
+        "dispatcher",
         "check",
         "status",
         "connections",
+        "topology",
         "TENGATE_GATEWAY__SHARDS=4",
     ] {
         assert!(general.contains(part), "{part}\n{general}");
@@ -155,19 +189,32 @@ fn help_names_commands_defaults_variables_and_the_danger_of_keys_on_a_command_li
     for part in [
         "[default: websocket://127.0.0.1:8282]",
         "[default: 127.0.0.1:2900]",
+        "[default: direct]",
         "(`ps`)",
         "TENGATE_SECRET_KEY",
     ] {
         assert!(gateway.contains(part), "{part}\n{gateway}");
     }
     assert!(help(&["register", "--help"]).contains("[default: 127.0.0.1:1236]"));
+    let dispatcher = help(&["dispatcher", "--help"]);
+    for part in ["[default: 127.0.0.1:3900]", "[default: 127.0.0.1:1236]", "(`ps`)"] {
+        assert!(dispatcher.contains(part), "{part}\n{dispatcher}");
+    }
+    assert!(help(&["start", "--help"]).contains("workers 127.0.0.1:3900"));
+    assert!(help(&["topology", "--help"]).contains("--json"));
 }
 
 #[test]
 fn a_wrong_command_line_exits_with_2() {
     let place = Place::new();
-    for args in [&[][..], &["gatewya"], &["gateway", "--client", "8282"], &["status", "--nonsense"]]
-    {
+    for args in [
+        &[][..],
+        &["gatewya"],
+        &["gateway", "--client", "8282"],
+        &["gateway", "--mode", "routed"],
+        &["dispatcher", "--shards", "2"],
+        &["status", "--nonsense"],
+    ] {
         assert_eq!(place.output(args).status.code(), Some(2), "{args:?}");
     }
 }

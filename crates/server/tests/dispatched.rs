@@ -175,6 +175,63 @@ fn a_killed_dispatcher_costs_no_client_and_ids_that_name_it_go_on_working() {
 }
 
 #[test]
+fn a_killed_worker_that_acknowledges_loses_no_message() {
+    let mut all = Dispatched::start(2);
+    let loads = all.gateways.each_ref().map(|gateway| Load::start(&gateway.client, 8));
+    loads.iter().for_each(|load| load.wait_for_answers(50));
+    loads.iter().for_each(Load::allow_repeats);
+    all.workers.swap_remove(0).kill();
+    loads.iter().for_each(|load| load.wait_for_answers(100));
+    let accounts: Vec<Account> = loads.into_iter().flat_map(Load::finish).collect();
+    assert!(
+        accounts.iter().any(|account| account.answers.contains_key("worker0")),
+        "it had clients"
+    );
+    assert_nothing_lost(&accounts);
+    let repeated: u64 = accounts.iter().map(|account| account.repeated).sum();
+    println!("{repeated} messages were handled twice");
+}
+
+#[test]
+fn ports_have_workers_of_their_own_and_a_reload_changes_that() {
+    let cluster = Cluster::new();
+    let _register = cluster.register();
+    let groups = |of_first: &str, of_second: &str| {
+        let group = |port: u16, worker: &str| {
+            format!("[[dispatcher.group]]\nports = [{port}]\nworkers = [\"{worker}\"]\n")
+        };
+        group(8280, of_first) + &group(8281, of_second)
+    };
+    let path = cluster.place.file("groups.toml", &groups("worker0", "worker1"));
+    let dispatcher = cluster.dispatcher_with(0, &["--config", "groups.toml"]);
+    let gateways = [0, 1].map(|number| cluster.dispatched_gateway(number));
+    let _workers = ["worker0", "worker1"].map(|name| WorkerProcess::start(&cluster, name));
+    let mut dispatchers = [dispatcher];
+    cluster.wait_for_links(&gateways.each_ref(), &dispatchers.each_ref(), 2);
+    let mut clients = gateways.each_ref().map(|gateway| Client::connect(&gateway.client));
+    assert_eq!(
+        clients.each_mut().map(|client| client.ask("echo 1")),
+        ["echo 1 worker0", "echo 1 worker1"]
+    );
+
+    std::fs::write(&path, groups("worker1", "worker0")).unwrap();
+    let dispatcher = &mut dispatchers[0].process;
+    dispatcher.signal(Signal::HUP);
+    let line = dispatcher.wait_for("configuration reloaded");
+    assert!(line.contains("dispatcher.group.workers"), "{line}");
+    let mut later = gateways.each_ref().map(|gateway| Client::connect(&gateway.client));
+    assert_eq!(
+        later.each_mut().map(|client| client.ask("echo 2")),
+        ["echo 2 worker1", "echo 2 worker0"]
+    );
+    // Who has a worker keeps it.
+    assert_eq!(
+        clients.each_mut().map(|client| client.ask("echo 3")),
+        ["echo 3 worker0", "echo 3 worker1"]
+    );
+}
+
+#[test]
 fn a_rolling_restart_of_dispatchers_loses_nothing() {
     let mut all = Dispatched::start(2);
     let loads = all.gateways.each_ref().map(|gateway| Load::start(&gateway.client, 8));
@@ -195,10 +252,7 @@ fn a_rolling_restart_of_dispatchers_loses_nothing() {
     }
     loads.iter().for_each(|load| load.wait_for_answers(20));
     let accounts: Vec<Account> = loads.into_iter().flat_map(Load::finish).collect();
-    for account in &accounts {
-        assert!(account.lost.is_empty() && account.ended.is_none(), "{account:?}");
-        assert_eq!(account.answered, account.sent);
-    }
+    assert_nothing_lost(&accounts);
 }
 
 #[test]
@@ -383,6 +437,13 @@ fn start_runs_the_chat_in_dispatched_mode_too() {
     let (code, log) = start.finish();
     assert_eq!(code, Some(0), "{log}");
     assert!(log.trim_end().ends_with("stopped"), "{log}");
+}
+
+fn assert_nothing_lost(accounts: &[Account]) {
+    for account in accounts {
+        assert!(account.lost.is_empty() && account.ended.is_none(), "{account:?}");
+        assert_eq!(account.answered, account.sent);
+    }
 }
 
 /// The client's id, as its worker knows it.

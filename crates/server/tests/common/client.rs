@@ -90,6 +90,9 @@ pub(crate) struct Account {
     pub(crate) answers: BTreeMap<String, u64>,
     /// How the connection ended, when it did.
     pub(crate) ended: Option<String>,
+    /// Answers that came again, where that is allowed.
+    pub(crate) repeated: u64,
+    may_repeat: bool,
     is_finishing: bool,
 }
 
@@ -121,6 +124,13 @@ impl Load {
             let mut pairs = before.iter().zip(&now);
             pairs.all(|(before, now)| now.answered >= before.sent + more).then_some(())
         });
+    }
+
+    /// From now on an answer may come twice, as it does when a worker handled a message and was killed before it could say so.
+    pub(crate) fn allow_repeats(&self) {
+        for lane in &self.lanes {
+            lock(&lane.account).may_repeat = true;
+        }
     }
 
     /// Stops sending, waits for the answer to the last number of each client, and closes.
@@ -193,6 +203,10 @@ impl Account {
             return;
         };
         let number: u64 = number.parse().unwrap();
+        if self.may_repeat && number <= self.answered {
+            self.repeated += 1;
+            return;
+        }
         assert!(
             self.answered < number && number <= self.sent,
             "{number} was answered after {}, with {} sent",

@@ -81,11 +81,16 @@ impl Cluster {
 
     /// The dispatcher of this number, from 0 to 9, announced to the register.
     pub(crate) fn dispatcher(&self, number: u16) -> DispatcherProcess {
+        self.dispatcher_with(number, &[])
+    }
+
+    /// As [`Cluster::dispatcher`], with more arguments.
+    pub(crate) fn dispatcher_with(&self, number: u16, more: &[&str]) -> DispatcherProcess {
         let address = format!("{}:{}", self.ip, 3900 + number);
         let register = self.register_address();
         let key = ["--secret-key", SECRET_KEY];
         let args = ["dispatcher", "--listen", &address, "--register", &register];
-        let mut process = self.place.start(&[&args[..], &key].concat());
+        let mut process = self.place.start(&[&args[..], &key, more].concat());
         process.wait_for("announced to the register");
         DispatcherProcess { process, address }
     }
