@@ -196,6 +196,14 @@ impl Dispatcher {
         })
     }
 
+    /// The `proc_id`s of shards that hold a uid or group, as the routing index has it.
+    pub fn holders(&self, kind: NameKind, name: &[u8]) -> impl Iterator<Item = u16> {
+        let lives = |holder: &index::Holder| {
+            self.procs.get(&holder.proc_id).is_some_and(|proc| proc.life == holder.life)
+        };
+        self.index.holders(kind, name).filter(lives).map(|holder| holder.proc_id)
+    }
+
     /// The workers that take events, with how many clients are bound to each.
     pub fn workers(&self) -> impl Iterator<Item = (&[u8], u32)> {
         self.workers.up().map(|worker| (worker.key(), worker.bound_count()))

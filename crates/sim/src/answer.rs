@@ -47,6 +47,48 @@ pub(crate) fn sorted_list(list: &str) -> String {
     values.concat()
 }
 
+/// PHP's `serialize` output of arrays, strings and integers with the entries of each array in an order of their own, and
+/// without the keys of lists: which of two gateways answered first says nothing.
+pub(crate) fn canonical(text: &str) -> String {
+    let mut rest = text;
+    let value = canonical_value(&mut rest, 0);
+    if rest.is_empty() { value } else { text.into() }
+}
+
+/// Arrays within arrays that answers have; a session inside is a string.
+const DEPTH_MAX: usize = 5;
+
+fn canonical_value(rest: &mut &str, depth: usize) -> String {
+    let text = *rest;
+    if let Some(string) = text.strip_prefix("s:") {
+        let digits = string.find(':').unwrap_or(0);
+        let len: usize = string[..digits].parse().unwrap_or(0);
+        return split_off(rest, 2 + digits + 2 + len + 2);
+    }
+    let Some(inner) = text.strip_prefix("a:").filter(|_| depth < DEPTH_MAX) else {
+        return split_off(rest, text.find(';').map_or(text.len(), |at| at + 1));
+    };
+    let Some((count, tail)) = inner.split_once(":{") else { return split_off(rest, text.len()) };
+    let count: usize = count.parse().unwrap_or(0);
+    *rest = tail;
+    let mut entries: Vec<(String, String)> = (0..count)
+        .map(|_| (canonical_value(rest, depth + 1), canonical_value(rest, depth + 1)))
+        .collect();
+    *rest = rest.strip_prefix('}').unwrap_or(rest);
+    let is_list = entries.iter().zip(0..).all(|((key, _), at)| *key == format!("i:{at};"));
+    if is_list {
+        entries.iter_mut().for_each(|(key, _)| key.clear());
+    }
+    entries.sort();
+    array(entries.into_iter())
+}
+
+fn split_off(rest: &mut &str, len: usize) -> String {
+    let (value, tail) = rest.split_at_checked(len).unwrap_or((*rest, ""));
+    *rest = tail;
+    value.to_owned()
+}
+
 fn select(model: &Model, groups: &[&'static str]) -> String {
     // Each shard answers in the order of the condition, so clients are in that order within a shard.
     let mut chosen: Vec<u32> = Vec::new();

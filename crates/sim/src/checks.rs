@@ -3,17 +3,16 @@
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-use tengate_base::{CloseCause, ShardId};
+use tengate_base::{CloseCause, Instant, ShardId};
 use tengate_proto::gateway::{SlowClient, SlowWorker, Stats};
 
 use crate::client::{CLOSED, FIRST_MESSAGE, Phase, Told};
-use crate::model::{Applied, op_numbers};
+use crate::model::Applied;
 use crate::network::{Owner, Server};
+use crate::process::Running;
 use crate::watched::{Call, What};
 use crate::world::{Life, World};
 
-/// Time in which everything comes to rest: reconnections (1 s each), lingering connections, bytes on their way.
-const REST: Duration = Duration::from_millis(5500);
 /// Time in which questions are answered.
 pub(crate) const ASKING: Duration = Duration::from_millis(500);
 /// Time in which an event reaches a worker.
@@ -35,13 +34,17 @@ impl World {
         if call.workers > 0 {
             life.served[at] = now;
         }
+        let numbers = match &call.what {
+            What::Frames(bytes) => self.command_numbers(server, bytes),
+            _ => Vec::new(),
+        };
         let verdict = self.check_causes(server, shard, call);
         if call.after.close_no_worker > call.before.close_no_worker {
             self.excuse_opening(server);
         }
         let Some(life) = &mut self.gateways[server.index].life else { return };
-        let ops = &self.ops;
-        let followed = life.model.apply(&Applied { shard, call, ops, now });
+        let (ops, numbers) = (&self.ops, &numbers[..]);
+        let followed = life.model.apply(&Applied { shard, call, ops, numbers, now });
         for problem in [verdict, followed].into_iter().filter_map(Result::err) {
             self.fail(format!("gateway {} shard {shard}: {problem}", server.index));
         }
@@ -99,7 +102,8 @@ impl World {
             return Err("dropped an event for a slow worker against its configuration".into());
         }
         if by(|stats| stats.close_no_worker) > 0 {
-            check_grace(gate.config.no_worker_grace, life, shard, call, self.now)?;
+            let grace = gate.config.no_worker_grace;
+            check_grace(grace, life, shard, call, self.now, !self.dispatchers.is_empty())?;
         }
         self.check_breaks(server, life, call)?;
         call.gone.iter().try_for_each(|id| self.check_patience(server, life, call, *id))
@@ -161,11 +165,19 @@ impl World {
             self.resume(conn);
             self.widen(conn, CALM_WINDOW);
         }
-        self.run_until(self.now + REST);
-        for gateway in 0..self.gateways.len() {
-            self.ask_everything(gateway);
+        self.run_until(self.now + self.plan.rest);
+        for target in 0..self.target_count() {
+            self.ask_everything(target);
         }
         self.run_until(self.now + ASKING);
+        if !self.dispatchers.is_empty() {
+            let (asked, probes) = (self.now, self.send_probes());
+            self.run_until(self.now + ASKING);
+            // The heartbeat goes on at rest: who left just now may have held a name.
+            if self.last_end + ASKING < asked {
+                self.check_probes(&probes);
+            }
+        }
         self.let_news_arrive();
         self.check_all();
     }
@@ -182,13 +194,17 @@ impl World {
         for client in 0..self.clients.len() {
             self.client_leaves(client);
         }
-        self.run_until(self.now + REST);
+        self.run_until(self.now + self.plan.rest);
         self.let_news_arrive();
         self.check_all();
         for gateway in 0..self.gateways.len() {
             if let Some(problem) = self.leftover(gateway) {
                 self.fail(format!("gateway {gateway}, which everybody left: {problem}"));
             }
+            self.totals.moves += self.moves(gateway);
+        }
+        if let Some(problem) = self.tier_leftover() {
+            self.fail(format!("everybody left: {problem}"));
         }
     }
 
@@ -204,6 +220,7 @@ impl World {
         for gateway in 0..self.gateways.len() {
             problems.extend(self.check_gateway(gateway).err());
         }
+        problems.extend(self.check_tier().err());
         if let Some(problem) = problems.into_iter().next() {
             self.fail(problem);
         }
@@ -214,13 +231,19 @@ impl World {
         let client = &self.clients[index];
         let mut told = client.told.clone();
         told.sort_by_key(|told| told.event);
-        if let Some(twice) = interleaved(&told) {
+        if let Some(twice) = interleaved(&told)
+            && !self.may_go_back(index)
+        {
             return Err(format!("events of client {index} went back to link {twice}: {told:?}"));
         }
+        let (lost, dropped) = self.left_behind(index);
+        told.extend(lost);
         if told.iter().any(|told| told.lost) && !self.plan.faults.iter().any(|fault| fault.loses())
         {
             return Err(format!("client {index} lost events although no link was cut: {told:?}"));
         }
+        told.extend(dropped);
+        told.sort_by_key(|told| told.event);
         let gate = &self.gateways[client.server.index];
         if gate.server != client.server {
             return Ok(());
@@ -288,7 +311,7 @@ impl World {
             .conns
             .iter()
             .filter(|conn| conn.server == server && conn.server_open)
-            .filter(|conn| matches!(conn.owner, Owner::Worker(_) | Owner::Outside(_)))
+            .filter(|conn| is_inner(&conn.owner))
             .count() as u64;
         let (uids, groups) = names(life);
         let expected = [life.model.clients.len() as u64, links, uids, groups];
@@ -304,11 +327,8 @@ impl World {
             let counted = total.drop_oldest;
             return Err(format!("gateway {gateway} lost {missed} waiting messages, not {counted}"));
         }
-        let asked = self.outsides[gateway].asked.len();
-        if asked > 0 {
-            return Err(format!("gateway {gateway} left {asked} questions unanswered"));
-        }
-        Ok(())
+        let unanswered = self.outsides.iter().position(|outside| !outside.asked.is_empty());
+        unanswered.map_or(Ok(()), |target| Err(format!("{target} left questions unanswered")))
     }
 
     /// Every event a gateway emitted reached a worker, was lost with a link, or was dropped and counted.
@@ -318,10 +338,13 @@ impl World {
             .clients
             .iter()
             .filter(|client| client.server == server)
-            .map(|client| client.told.len())
+            .map(|client| match self.dispatchers.is_empty() {
+                true => client.told.len(),
+                false => client.taken.len(),
+            })
             .sum();
-        let turned_away =
-            self.clients.iter().any(|client| client.server == server && client.id.is_none());
+        let turned_away = self.dispatchers.is_empty()
+            && self.clients.iter().any(|client| client.server == server && client.id.is_none());
         let dropped = total.drop_slow_worker + total.drop_no_worker + total.close_slow_worker;
         // Events of a client that was turned away before it had a name here cannot be told apart.
         if !turned_away && total.events != told as u64 + dropped {
@@ -344,16 +367,28 @@ impl World {
             let of = conns.filter(|conn| conn.server == server && conn.server_open);
             of.filter(|conn| wanted(&conn.owner)).count()
         };
-        let links = open(|owner| matches!(owner, Owner::Worker(_)));
+        let links = open(|owner| matches!(owner, Owner::Worker(_) | Owner::Dispatcher(_)));
         let outsides = open(|owner| matches!(owner, Owner::Outside(_)));
-        let conns: usize =
-            life.process.shards().map(|shard| life.process.shell.open_count(shard)).sum();
+        let conns: usize = life
+            .process
+            .shards()
+            .into_iter()
+            .map(|shard| life.process.shell.open_count(shard))
+            .sum();
         let workers = life.process.shell.peek(ShardId(0)).gateway().workers().count();
+        let (workers, identified) = match self.dispatchers.len() {
+            0 => (workers, workers),
+            // The home is the one worker there is.
+            dispatchers => (workers, dispatchers),
+        };
         // A link that fell silent before its greeting arrived is nobody's: with a key it has 10 s to show it.
-        let nameless = links - workers.min(links);
-        let pings = if loopback { 0 } else { workers };
+        let nameless = links - identified.min(links);
+        let pings = if loopback { 0 } else { identified };
         let waits = if self.plan.secret.is_empty() { 0 } else { nameless };
-        let alive = self.workers.iter().filter(|worker| worker.alive).count();
+        let alive = match self.dispatchers.len() {
+            0 => self.workers.iter().filter(|worker| worker.alive).count(),
+            _ => 1,
+        };
         let expected = [0, 0, 0, pings + waits, links + outsides, alive];
         let tables = [total.clients, total.uids, total.groups, total.timers];
         let tables = tables.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
@@ -366,10 +401,21 @@ impl World {
     }
 }
 
+/// Whether such a connection to a gateway is a link.
+fn is_inner(owner: &Owner) -> bool {
+    match owner {
+        Owner::Worker(_) | Owner::Outside(_) | Owner::Dispatcher(_) => true,
+        Owner::Client(_)
+        | Owner::GatewayAtRegister(..)
+        | Owner::WorkerAtRegister(..)
+        | Owner::DispatcherAtRegister(..) => false,
+    }
+}
+
 /// A call as the trace shows it.
 fn told_in_short(call: &Call) -> String {
     let mut text = match &call.what {
-        What::Frames(bytes) => format!("commands {:?}", op_numbers(bytes)),
+        What::Frames(bytes) => format!("{} bytes of commands", bytes.len()),
         What::Opened(_)
         | What::TurnedAway
         | What::LinkOpened
@@ -377,6 +423,7 @@ fn told_in_short(call: &Call) -> String {
         | What::Closed(_)
         | What::Batch(_)
         | What::Timeout
+        | What::Wish
         | What::Drained => format!("{:?}", call.what),
     };
     if !call.gone.is_empty() {
@@ -390,11 +437,12 @@ fn check_grace(
     life: &Life,
     shard: ShardId,
     call: &Call,
-    now: tengate_base::Instant,
+    now: Instant,
+    is_dispatched: bool,
 ) -> Result<(), String> {
     let served = life.served[usize::from(shard.0)];
-    // In one batch the last worker may go and another one come.
-    if call.workers > 0 && !matches!(call.what, What::Batch(_)) {
+    // In one batch the last worker may go and another one come. While a home gives events back there is one, and no room.
+    if call.workers > 0 && !matches!(call.what, What::Batch(_)) && !is_dispatched {
         return Err("closed a client for want of a worker, and has one".into());
     }
     if matches!(call.what, What::Timeout) && now - served < grace {

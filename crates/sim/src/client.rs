@@ -1,6 +1,7 @@
 //! Simulated clients: they connect, send numbered messages, check what they get, and leave in every way there is.
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::collections::{BTreeMap, BTreeSet};
 
 use tengate_base::Door;
 use tengate_proto::wire::websocket::{
@@ -28,6 +29,10 @@ pub(crate) struct Client {
     pub(crate) wanted: u32,
     /// What workers were told of it.
     pub(crate) told: Vec<Told>,
+    /// Events that left its gateway for a dispatcher.
+    pub(crate) taken: BTreeSet<u32>,
+    /// Events that a dispatcher has, or had when it died.
+    pub(crate) held: BTreeMap<u32, Server>,
     /// It never answers anything.
     mute: bool,
     /// Something outside its gateway cost it bytes or its connection.
@@ -68,7 +73,11 @@ impl World {
         let server = self.gateways[gateway].server;
         let index = self.clients.len();
         let door = Door(if websocket { 0 } else { 1 });
-        let ip = Ipv4Addr::new(192, 168, 0, 1);
+        let ip = if self.plan.ipv6_percent > 0 && self.rng.percent(self.plan.ipv6_percent) {
+            IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))
+        } else {
+            IpAddr::V4(Ipv4Addr::new(192, 168, 0, 1))
+        };
         let Some((conn, id)) = self.connect(server, door, Owner::Client(index), ip) else { return };
         let mut nonce = [0; 16];
         nonce[..8].copy_from_slice(&self.rng.number().to_le_bytes());
@@ -81,6 +90,8 @@ impl World {
             sent: 0,
             wanted: u32::try_from(self.rng.between(0, 20)).expect("few"),
             told: Vec::new(),
+            taken: BTreeSet::new(),
+            held: BTreeMap::new(),
             mute: self.rng.percent(5),
             cut: false,
             key: request_key(nonce),

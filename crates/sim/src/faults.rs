@@ -1,19 +1,14 @@
 //! Processes start and die, and things fail.
 
-use tengate_base::{Door, ShardId};
-use tengate_proto::gateway::Gateway;
-use tengate_proto::register::{
-    AUTH_TIMEOUT, Register, RegisterConfig, RegisterLimits, RegisterRole,
-};
+use tengate_proto::register::{AUTH_TIMEOUT, Register, RegisterConfig, RegisterLimits};
 
 use crate::client::Phase;
-use crate::model::Model;
+use crate::dispatchers::DispatcherSlot;
 use crate::network::{Item, Owner, Server, ServerKind};
 use crate::outside::Outside;
 use crate::plan::Fault;
 use crate::process::Process;
-use crate::watched::Watched;
-use crate::world::{Event, Gate, Life, RegisterSlot, World};
+use crate::world::{Event, Gate, RegisterSlot, World};
 
 impl World {
     /// The cluster comes up.
@@ -26,11 +21,15 @@ impl World {
         }
         for (index, config) in self.plan.gateways.clone().into_iter().enumerate() {
             let server = server(ServerKind::Gateway, index);
-            let gate = Gate { config: config.into(), server, life: None, upstreams: Vec::new() };
-            self.gateways.push(gate);
-            self.outsides.push(Outside::default());
+            self.gateways.push(Gate::new(config.into(), server));
             self.start(server);
         }
+        for (index, config) in self.plan.dispatchers.clone().into_iter().enumerate() {
+            let server = server(ServerKind::Dispatcher, index);
+            self.dispatchers.push(DispatcherSlot::new(config, server));
+            self.start(server);
+        }
+        self.outsides.resize_with(self.target_count(), Outside::default);
         for worker in 0..self.plan.worker_count {
             let new = self.new_worker();
             self.workers.push(new);
@@ -39,18 +38,9 @@ impl World {
         }
     }
 
-    /// Whether this very process is alive.
-    pub(crate) fn is_running(&self, server: Server) -> bool {
-        match server.kind {
-            ServerKind::Gateway => {
-                let gate = &self.gateways[server.index];
-                gate.server == server && gate.life.is_some()
-            }
-            ServerKind::Register => self
-                .registers
-                .get(server.index)
-                .is_some_and(|slot| slot.server == server && slot.process.is_some()),
-        }
+    /// Whether this very process is alive, and takes connections.
+    pub(crate) fn is_running(&mut self, server: Server) -> bool {
+        self.process(server).is_some()
     }
 
     /// A server process starts.
@@ -61,7 +51,10 @@ impl World {
         self.note(|_| format!("{server:?} starts"));
         match server.kind {
             ServerKind::Gateway => self.start_gateway(server),
+            ServerKind::Dispatcher => self.start_dispatcher(server),
             ServerKind::Register => {
+                let index = u16::try_from(server.index).expect("few registers");
+                let first = index * PROC_IDS_EACH;
                 let slot = &mut self.registers[server.index];
                 slot.server = server;
                 let register = Register::new(
@@ -73,35 +66,13 @@ impl World {
                             line_bytes_max: 4096,
                             queued_bytes_max: 1 << 20,
                         },
+                        proc_ids: first..=first + PROC_IDS_EACH - 1,
                         ..RegisterConfig::default()
                     },
                     self.now,
                 );
-                slot.process = Some(Process::new(vec![register], self.now));
+                slot.process = Some(Process::new(server, vec![register], self.now));
             }
-        }
-    }
-
-    fn start_gateway(&mut self, server: Server) {
-        let (now, plant) = (self.now, self.plant);
-        let gate = &mut self.gateways[server.index];
-        gate.server = server;
-        let inner = Door(u16::try_from(gate.config.listeners.len()).expect("two listeners"));
-        let new = |shard| {
-            let gateway = Gateway::new(gate.config.clone(), ShardId(shard), now);
-            Watched::new(gateway, inner, plant)
-        };
-        let shards = usize::from(gate.config.shards);
-        gate.life = Some(Life {
-            process: Process::new((0..gate.config.shards).map(new).collect(), now),
-            model: Model::new(shards, gate.config.number_bits),
-            served: vec![now; shards],
-        });
-        let address = format!("{}:{}", gate.config.lan_ip, gate.config.lan_port);
-        let role = RegisterRole::Gateway { address: address.into() };
-        self.gateways[server.index].upstreams = self.upstreams(&role);
-        for register in 0..self.plan.register_count {
-            self.schedule(self.now, Event::GatewayUpstream(server.index, register));
         }
     }
 
@@ -160,6 +131,44 @@ impl World {
                 let server = self.registers[self.rng.below(self.registers.len())].server;
                 self.kill(server);
             }
+            Fault::CutDispatcherLink => self.with_any_dialed(Self::cut),
+            Fault::HalfOpenDispatcherLink => self.with_any_dialed(Self::silence),
+            Fault::StallDispatcher => self.stall_dispatcher(),
+            Fault::StopDispatcher => {
+                let index = self.rng.below(self.dispatchers.len());
+                self.stop_dispatcher(index);
+            }
+            Fault::KillDispatcher => {
+                let server = self.dispatchers[self.rng.below(self.dispatchers.len())].server;
+                self.kill(server);
+            }
+        }
+    }
+
+    /// Does something to a link between some dispatcher and some gateway, if there is any.
+    fn with_any_dialed(&mut self, harm: impl FnOnce(&mut Self, usize)) {
+        let index = self.rng.below(self.dispatchers.len());
+        let conns = &self.conns;
+        let is_open = |conn: &usize| conns[*conn].peer_open && conns[*conn].server_open;
+        let dialed = self.dispatchers[index].dialed.iter().copied();
+        let links: Vec<usize> = dialed.filter(is_open).collect();
+        if !links.is_empty() {
+            let conn = *self.rng.pick(&links);
+            harm(self, conn);
+        }
+    }
+
+    /// A dispatcher gets no turn for a while, and what gateways send it piles up.
+    fn stall_dispatcher(&mut self) {
+        let index = self.rng.below(self.dispatchers.len());
+        let until = self.now + self.rng.millis(1, 800);
+        let server = self.dispatchers[index].server;
+        let Some(process) = self.process(server) else { return };
+        process.turns().stalled_until = until;
+        self.note(|_| format!("{server:?} stalls until {until:?}"));
+        for conn in self.dispatchers[index].dialed.clone() {
+            self.conns[conn].reading = false;
+            self.schedule(until, Event::Resume(conn));
         }
     }
 
@@ -198,9 +207,13 @@ impl World {
         match server.kind {
             ServerKind::Gateway => {
                 self.gateways[server.index].life = None;
-                self.outsides[server.index] = Outside::default();
+                self.gateways[server.index].up = false;
             }
             ServerKind::Register => self.registers[server.index].process = None,
+            ServerKind::Dispatcher => self.dispatchers[server.index].process = None,
+        }
+        if server.kind == self.target(0).kind {
+            self.outsides[server.index] = Outside::default();
         }
         for conn in 0..self.conns.len() {
             if self.conns[conn].server == server && self.conns[conn].server_open {
@@ -208,15 +221,32 @@ impl World {
                 self.conns[conn].to_peer.clear();
                 self.reset_peer(conn);
             }
-            if let Owner::GatewayAtRegister(index, _) = self.conns[conn].owner
-                && server.kind == ServerKind::Gateway
-                && index == server.index
-            {
+            let is_its = match self.conns[conn].owner {
+                Owner::GatewayAtRegister(index, _) => {
+                    server.kind == ServerKind::Gateway && index == server.index
+                }
+                Owner::Dispatcher(index) | Owner::DispatcherAtRegister(index, _) => {
+                    server.kind == ServerKind::Dispatcher && index == server.index
+                }
+                Owner::Client(_)
+                | Owner::Worker(_)
+                | Owner::Outside(_)
+                | Owner::WorkerAtRegister(..) => false,
+            };
+            if is_its {
                 self.peer_closes(conn, Item::Reset);
             }
         }
+        self.restart_later(server);
+    }
+
+    /// A server process is started again, as another one.
+    pub(crate) fn restart_later(&mut self, server: Server) {
         let next = Server { incarnation: server.incarnation + 1, ..server };
         let at = self.now + self.rng.millis(1, 1200);
         self.schedule(at, Event::Start(next));
     }
 }
+
+/// How many proc_ids each register may lease, of those it has for itself.
+const PROC_IDS_EACH: u16 = 20;

@@ -6,7 +6,7 @@
 
 pub mod shell;
 mod rng;
-mod plan;
+pub mod plan;
 mod op;
 pub mod watched;
 mod model;
@@ -16,16 +16,23 @@ mod process;
 pub mod world;
 mod wire;
 mod registers;
+mod gateways;
+mod witness;
+mod dispatchers;
 mod client;
 mod worker;
 mod outside;
 mod workload;
+mod journey;
+mod coverage;
 mod faults;
 mod checks;
+mod tier;
 
 use core::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 
+use plan::Cluster;
 use watched::Plant;
 use world::{Failure, Totals, Tracing, run};
 
@@ -33,14 +40,21 @@ use world::{Failure, Totals, Tracing, run};
 ///
 /// # Errors
 /// What was wrong.
-pub fn check_seed(seed: u64, plant: Option<Plant>, tracing: Tracing) -> Result<Totals, Failure> {
+pub fn check_seed(
+    cluster: Cluster,
+    seed: u64,
+    plant: Option<Plant>,
+    tracing: Tracing,
+) -> Result<Totals, Failure> {
     let guarded = |tracing| {
-        catch_unwind(AssertUnwindSafe(|| run(seed, plant, tracing))).unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).into()));
-            let what = format!("panic: {}", text.unwrap_or_default());
-            Err(Failure { seed, what, trace: Vec::new() })
-        })
+        catch_unwind(AssertUnwindSafe(|| run(cluster, seed, plant, tracing))).unwrap_or_else(
+            |panic| {
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).into()));
+                let what = format!("panic: {}", text.unwrap_or_default());
+                Err(Failure { seed, what, trace: Vec::new() })
+            },
+        )
     };
     match guarded(Tracing::Off) {
         Err(first) if tracing != Tracing::Off => {
@@ -53,8 +67,12 @@ pub fn check_seed(seed: u64, plant: Option<Plant>, tracing: Tracing) -> Result<T
 }
 
 /// The command that runs a seed again.
-pub fn replay_command(seed: u64) -> String {
-    format!("cargo run --release -p tengate-sim -- --seed {seed} --last 400")
+pub fn replay_command(cluster: Cluster, seed: u64) -> String {
+    let cluster = match cluster {
+        Cluster::Direct => "direct",
+        Cluster::Dispatched => "dispatched",
+    };
+    format!("cargo run --release -p tengate-sim -- --cluster {cluster} --seed {seed} --last 400")
 }
 
 #[cfg(test)]

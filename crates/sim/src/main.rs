@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::process::ExitCode;
 
+use tengate_sim::plan::Cluster;
 use tengate_sim::watched::Plant;
 use tengate_sim::world::{Failure, Tracing};
 use tengate_sim::{check_seed, replay_command};
@@ -15,6 +16,7 @@ struct Wanted {
     jobs: usize,
     last: usize,
     plant: Option<Plant>,
+    cluster: Cluster,
 }
 
 /// Happenings printed of a run that failed.
@@ -22,7 +24,9 @@ const LAST: usize = 60;
 
 fn main() -> ExitCode {
     let Some(wanted) = wanted() else {
-        say("usage: tengate-sim --seed N | --seeds A..B  [--jobs N] [--last N] [--plant NUMBER]");
+        say(
+            "usage: tengate-sim --seed N | --seeds A..B  [--cluster direct|dispatched] [--jobs N] [--last N] [--plant NUMBER]",
+        );
         return ExitCode::from(2);
     };
     match search(&wanted) {
@@ -32,14 +36,15 @@ fn main() -> ExitCode {
                 say(line);
             }
             say(&format!("seed {}: {}", failure.seed, failure.what));
-            say(&format!("again: {}", replay_command(failure.seed)));
+            say(&format!("again: {}", replay_command(wanted.cluster, failure.seed)));
             ExitCode::FAILURE
         }
     }
 }
 
 fn wanted() -> Option<Wanted> {
-    let mut wanted = Wanted { first: 0, end: 0, jobs: 1, last: LAST, plant: None };
+    let mut wanted =
+        Wanted { first: 0, end: 0, jobs: 1, last: LAST, plant: None, cluster: Cluster::Direct };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments.next()?;
@@ -56,6 +61,13 @@ fn wanted() -> Option<Wanted> {
             "--jobs" => wanted.jobs = value.parse().ok().filter(|jobs| *jobs > 0)?,
             "--last" => wanted.last = value.parse().ok()?,
             "--plant" => wanted.plant = Plant::ALL.get(value.parse::<usize>().ok()?).copied(),
+            "--cluster" => {
+                wanted.cluster = match value.as_str() {
+                    "direct" => Cluster::Direct,
+                    "dispatched" => Cluster::Dispatched,
+                    _ => return None,
+                }
+            }
             _ => return None,
         }
     }
@@ -75,7 +87,7 @@ fn search(wanted: &Wanted) -> Option<Failure> {
             if seed >= wanted.end || failed.load(Ordering::Relaxed) < seed {
                 return found;
             }
-            match check_seed(seed, wanted.plant, Tracing::Last(wanted.last)) {
+            match check_seed(wanted.cluster, seed, wanted.plant, Tracing::Last(wanted.last)) {
                 Ok(totals) => {
                     events.fetch_add(totals.events, Ordering::Relaxed);
                     let count = done.fetch_add(1, Ordering::Relaxed) + 1;

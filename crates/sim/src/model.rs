@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, VecDeque};
 
 use tengate_base::{Instant, ShardId};
 use tengate_proto::gateway::Stats;
-use tengate_proto::wire::header::InnerFrame;
 
 use crate::op::{Op, Session};
 use crate::watched::{Call, What};
 
 /// One gateway process, from its start to its end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Model {
     /// Bits of a connection_id below the shard.
     number_bits: u32,
+    /// The first shard's.
+    first_proc_id: usize,
     /// Connected clients by connection_id.
     pub(crate) clients: BTreeMap<u32, Member>,
     /// connection_ids in the order of connecting.
@@ -34,7 +35,7 @@ pub(crate) struct Model {
 }
 
 /// A connected client.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Member {
     /// When it connected.
     pub(crate) opened: Instant,
@@ -55,7 +56,7 @@ pub(crate) struct Member {
 }
 
 /// What a client was sent, in order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Inbox {
     /// The messages.
     pub(crate) expected: Vec<Expected>,
@@ -68,7 +69,7 @@ pub(crate) struct Inbox {
 }
 
 /// A message to a client.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Expected {
     /// Its text.
     pub(crate) token: String,
@@ -97,15 +98,18 @@ pub(crate) struct Applied<'a> {
     pub(crate) call: &'a Call,
     /// Every command there is, by number.
     pub(crate) ops: &'a [Op],
+    /// Commands in the frames of the call.
+    pub(crate) numbers: &'a [u32],
     /// When.
     pub(crate) now: Instant,
 }
 
 impl Model {
     /// A gateway without clients.
-    pub(crate) fn new(shards: usize, number_bits: u8) -> Self {
+    pub(crate) fn new(shards: usize, number_bits: u8, first_proc_id: u16) -> Self {
         Self {
             number_bits: number_bits.into(),
+            first_proc_id: first_proc_id.into(),
             clients: BTreeMap::new(),
             order: Vec::new(),
             uids: BTreeMap::new(),
@@ -116,9 +120,29 @@ impl Model {
         }
     }
 
-    /// The shard of a client.
+    /// The proc_id of a client's shard.
+    pub(crate) fn proc_id_of(&self, id: u32) -> u16 {
+        u16::try_from(id >> self.number_bits).expect("leases fit")
+    }
+
+    /// The shard of a client; beyond all shards if it is another gateway's.
     pub(crate) fn shard_of(&self, id: u32) -> usize {
-        (id >> self.number_bits) as usize
+        ((id >> self.number_bits) as usize).wrapping_sub(self.first_proc_id)
+    }
+
+    /// Takes in the clients of another gateway, for what is asked of both.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.clients.extend(other.clients.iter().map(|(id, member)| (*id, member.clone())));
+        self.order.extend(&other.order);
+        for (uid, ids) in &other.uids {
+            self.uids.entry(uid).or_default().extend(ids);
+        }
+        for (group, ids) in &other.groups {
+            self.groups.entry(group).or_default().extend(ids);
+        }
+        for id in other.inboxes.keys() {
+            self.inboxes.insert(*id, Inbox::default());
+        }
     }
 
     /// A shard's turn is over: what it appended for other shards is on its way.
@@ -143,9 +167,9 @@ impl Model {
                 self.order.push(*id);
                 self.inboxes.insert(*id, Inbox::default());
             }
-            What::Frames(bytes) => {
-                for number in op_numbers(bytes) {
-                    self.dispatch(shard, number, applied.ops, &mut sent);
+            What::Frames(_) => {
+                for number in applied.numbers {
+                    self.dispatch(shard, *number, applied.ops, &mut sent);
                 }
             }
             What::Batch(from) => {
@@ -166,6 +190,7 @@ impl Model {
             | What::LinkOpened
             | What::Closed(_)
             | What::Timeout
+            | What::Wish
             | What::Drained => {}
         }
         let dropped = check_counts(applied.call, &sent)?;
@@ -186,8 +211,8 @@ impl Model {
 
     /// Messages that wait may be missing from now on. How many are, is compared with what the gateway counts.
     fn excuse_waiting(&mut self, shard: usize) {
-        let number_bits = self.number_bits;
-        let here = |id: &u32| (id >> number_bits) as usize == shard;
+        let (number_bits, first) = (self.number_bits, self.first_proc_id);
+        let here = |id: &u32| (id >> number_bits) as usize == first + shard;
         for (_, inbox) in self.inboxes.iter_mut().filter(|(id, _)| here(id)) {
             for expected in &mut inbox.expected[inbox.cursor..] {
                 expected.replaced |= !expected.maybe;
@@ -378,17 +403,6 @@ impl Model {
         let there = applied.call.after.clients;
         Err(format!("shard {shard} has {there} clients, the model {here}"))
     }
-}
-
-/// Numbers of the commands in whole frames; see [`Op::encode`].
-pub(crate) fn op_numbers(bytes: &[u8]) -> Vec<u32> {
-    let mut numbers = Vec::new();
-    let mut rest = bytes;
-    while let Ok(Some((frame, len))) = InnerFrame::decode(rest, usize::MAX) {
-        numbers.push(frame.header.client_ip);
-        rest = &rest[len..];
-    }
-    numbers
 }
 
 /// Whether the counters of a call agree with what the model says it sent and closed. Returns the messages dropped.

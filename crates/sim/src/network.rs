@@ -13,6 +13,8 @@ pub(crate) struct Conn {
     pub(crate) server: Server,
     /// Where it is in the server's shell.
     pub(crate) place: Place,
+    /// The process that connected and where it is in that one's shell, if it is a server itself.
+    pub(crate) near: Option<(Server, Place)>,
     /// Who connected.
     pub(crate) owner: Owner,
     /// The server has it still.
@@ -29,6 +31,13 @@ pub(crate) struct Conn {
     pub(crate) to_peer: Pipe,
     /// What the peer has read and not understood yet.
     pub(crate) unread: Vec<u8>,
+}
+
+impl Conn {
+    /// Where it is in the shell of one of its ends.
+    pub(crate) fn place_in(&self, server: Server) -> Place {
+        self.near.filter(|(near, _)| *near == server).map_or(self.place, |(_, place)| place)
+    }
 }
 
 /// A process that accepts connections; it is another one after each start.
@@ -49,6 +58,8 @@ pub(crate) enum ServerKind {
     Gateway,
     /// A register.
     Register,
+    /// A dispatcher.
+    Dispatcher,
 }
 
 /// Who is at the peer's end, by index.
@@ -56,14 +67,18 @@ pub(crate) enum ServerKind {
 pub(crate) enum Owner {
     /// A client of a gateway.
     Client(usize),
-    /// A worker's link to a gateway.
+    /// A worker's link to a gateway or dispatcher.
     Worker(usize),
-    /// The outside client of a gateway.
+    /// The outside client of a gateway or dispatcher.
     Outside(usize),
+    /// A dispatcher's link to a gateway.
+    Dispatcher(usize),
     /// A gateway's connection to a register.
     GatewayAtRegister(usize, usize),
     /// A worker's connection to a register.
     WorkerAtRegister(usize, usize),
+    /// A dispatcher's connection to a register.
+    DispatcherAtRegister(usize, usize),
 }
 
 /// One direction.

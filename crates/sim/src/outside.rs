@@ -1,18 +1,18 @@
-//! Simulated outside clients (GatewayClient): one a gateway, which commands and asks, and compares answers at rest.
+//! Simulated outside clients (GatewayClient): one a gateway or dispatcher, which commands and asks, and compares answers
+//! at rest.
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr};
 use std::collections::VecDeque;
 
-use tengate_base::Door;
 use tengate_proto::worker::encode_gateway_client_connect;
 
-use crate::answer::{answer, sorted_list};
+use crate::answer::{answer, canonical, sorted_list};
 use crate::checks::ASKING;
 use crate::network::Owner;
 use crate::op::{Op, Query};
 use crate::world::{Event, World};
 
-/// The outside client of one gateway.
+/// The outside client of one gateway or dispatcher.
 #[derive(Debug, Default)]
 pub(crate) struct Outside {
     pub(crate) conn: Option<usize>,
@@ -22,49 +22,64 @@ pub(crate) struct Outside {
 
 impl World {
     /// An outside client does something.
-    pub(crate) fn outside_acts(&mut self, gateway: usize) {
+    pub(crate) fn outside_acts(&mut self, target: usize) {
         if self.calm {
             return;
         }
         let at = self.now + self.rng.micros(500, 60_000);
-        self.schedule(at, Event::Outside(gateway));
-        let Some(conn) = self.outside_conn(gateway) else { return };
+        self.schedule(at, Event::Outside(target));
+        let Some(conn) = self.outside_conn(target) else { return };
+        let links: Vec<usize> = self.outsides.iter().filter_map(|outside| outside.conn).collect();
         for _ in 0..self.rng.between(1, 5) {
             if self.rng.percent(50) {
+                let gateway = if self.dispatchers.is_empty() {
+                    target
+                } else {
+                    self.rng.below(self.gateways.len())
+                };
                 let query = self.random_query(gateway);
-                self.ask(gateway, conn, query, None);
+                self.ask(target, conn, query, None);
             } else {
-                self.command(gateway, conn, None);
+                self.command(conn, &links, None);
             }
         }
     }
 
     /// The open connection of an outside client.
-    fn outside_conn(&mut self, gateway: usize) -> Option<usize> {
-        if self.outsides[gateway].conn.is_none() {
-            let server = self.gateways[gateway].server;
-            let inner = self.gateways[gateway].config.listeners.len();
-            let door = Door(u16::try_from(inner).unwrap_or(0));
-            let owner = Owner::Outside(gateway);
-            let (conn, _) = self.connect(server, door, owner, Ipv4Addr::new(10, 2, 0, 1))?;
-            self.outsides[gateway].conn = Some(conn);
+    fn outside_conn(&mut self, target: usize) -> Option<usize> {
+        if self.outsides[target].conn.is_none() {
+            let server = self.target(target);
+            let door = self.target_door(target);
+            let owner = Owner::Outside(target);
+            let ip = IpAddr::V4(Ipv4Addr::new(10, 2, 0, 1));
+            let (conn, _) = self.connect(server, door, owner, ip)?;
+            self.outsides[target].conn = Some(conn);
             let mut hello = Vec::new();
             encode_gateway_client_connect(&self.plan.secret, &mut hello);
             self.send_to_server(conn, &hello);
         }
-        self.outsides[gateway].conn
+        self.outsides[target].conn
     }
 
-    fn ask(&mut self, gateway: usize, conn: usize, query: Query, expected: Option<String>) {
+    fn ask(&mut self, target: usize, conn: usize, query: Query, expected: Option<String>) {
         let number = self.send_op(conn, Op::Ask(query));
-        self.outsides[gateway].asked.push_back((number, expected));
+        self.outsides[target].asked.push_back((number, expected));
     }
 
-    /// Everything that can be asked of a gateway is asked; the answers are compared as they come.
-    pub(crate) fn ask_everything(&mut self, gateway: usize) {
-        let Some(conn) = self.outside_conn(gateway) else { return };
-        let Some(life) = &self.gateways[gateway].life else { return };
-        let model = &life.model;
+    /// Everything that can be asked is asked; the answers are compared as they come.
+    pub(crate) fn ask_everything(&mut self, target: usize) {
+        let Some(conn) = self.outside_conn(target) else { return };
+        // A dispatcher answers for its own gateways, and for clients by their numbers for all of them.
+        let (model, all) = if self.dispatchers.is_empty() {
+            let Some(life) = &self.gateways[target].life else { return };
+            (life.model.clone(), None)
+        } else {
+            (self.covered_by(Some(target)), Some(self.covered_by(None)))
+        };
+        let model_of = |query: &Query| match (query, &all) {
+            (Query::IsOnline(_) | Query::SessionOf(_), Some(all)) => all,
+            _ => &model,
+        };
         let mut queries = vec![
             Query::Sessions,
             Query::Count(""),
@@ -78,17 +93,17 @@ impl World {
         queries.extend(GROUPS.map(Query::SessionsOfGroup));
         queries.extend(GROUPS.map(Query::Count));
         queries.extend(UIDS.map(Query::ClientsOf));
-        for id in model.inboxes.keys().take(5) {
+        for id in all.as_ref().unwrap_or(&model).inboxes.keys().take(5) {
             queries.extend([Query::IsOnline(*id), Query::SessionOf(*id)]);
         }
-        let expected: Vec<String> = queries.iter().map(|query| answer(model, query)).collect();
-        for (query, expected) in queries.into_iter().zip(expected) {
-            self.ask(gateway, conn, query, Some(expected));
+        for query in queries {
+            let expected = answer(model_of(&query), &query);
+            self.ask(target, conn, query, Some(expected));
         }
     }
 
     /// An outside client reads what has arrived.
-    pub(crate) fn outside_reads(&mut self, gateway: usize, conn: usize) {
+    pub(crate) fn outside_reads(&mut self, target: usize, conn: usize) {
         let mut unread = core::mem::take(&mut self.conns[conn].unread);
         while let Some(len) = unread.first_chunk::<4>()
             && let end = 4 + u32::from_be_bytes(*len) as usize
@@ -96,17 +111,17 @@ impl World {
         {
             let reply = String::from_utf8_lossy(&unread[4..end]).into_owned();
             unread.drain(..end);
-            self.outside_gets(gateway, &reply);
+            self.outside_gets(target, &reply);
         }
         self.conns[conn].unread = unread;
     }
 
-    fn outside_gets(&mut self, gateway: usize, reply: &str) {
-        let Some((number, expected)) = self.outsides[gateway].asked.pop_front() else {
-            return self.fail(format!("gateway {gateway} answered {reply}, and nobody asked"));
+    fn outside_gets(&mut self, target: usize, reply: &str) {
+        let Some((number, expected)) = self.outsides[target].asked.pop_front() else {
+            return self.fail(format!("target {target} answered {reply}, and nobody asked"));
         };
         let Op::Ask(query) = self.ops[number as usize].clone() else { return };
-        self.note(|_| format!("gateway {gateway} answers {query:?} with {reply}"));
+        self.note(|_| format!("target {target} answers {query:?} with {reply}"));
         let shape_is_right = match &query {
             Query::IsOnline(_) | Query::Count(_) => reply.starts_with("i:"),
             Query::SessionOf(_) => reply.starts_with("a:") || reply == "N;",
@@ -119,24 +134,31 @@ impl World {
             | Query::Select(_) => reply.starts_with("a:"),
         };
         if !shape_is_right {
-            return self.fail(format!("gateway {gateway} answered {query:?} with {reply}"));
+            return self.fail(format!("target {target} answered {query:?} with {reply}"));
         }
         let Some(expected) = expected else { return };
         self.totals.answers += 1;
-        let given = if query == Query::Groups { sorted_list(reply) } else { reply.into() };
+        let (given, expected) = if query == Query::Groups {
+            (sorted_list(reply), expected)
+        } else if !self.dispatchers.is_empty() {
+            // Answers of several gateways are put together in any order.
+            (canonical(reply), canonical(&expected))
+        } else {
+            (reply.into(), expected)
+        };
         // The heartbeat goes on at rest: a client that went while the question was under way changes the answer.
         let steady = self.now - self.last_end > ASKING;
         if given != expected && steady {
             self.fail(format!(
-                "gateway {gateway} answered {query:?} with {given}, the model with {expected}"
+                "target {target} answered {query:?} with {given}, the model with {expected}"
             ));
         }
     }
 
     /// An outside client hears that its connection is gone.
-    pub(crate) fn outside_lost(&mut self, gateway: usize, conn: usize) {
-        if self.outsides[gateway].conn == Some(conn) {
-            self.outsides[gateway] = Outside::default();
+    pub(crate) fn outside_lost(&mut self, target: usize, conn: usize) {
+        if self.outsides[target].conn == Some(conn) {
+            self.outsides[target] = Outside::default();
         }
     }
 }

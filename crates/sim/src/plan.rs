@@ -3,9 +3,12 @@
 //! Swarm testing: each seed leaves some kinds of fault out altogether, so that rare combinations of the others are not
 //! drowned, and most limits are small, so that they are reached.
 
+mod dispatched;
+
 use core::net::Ipv4Addr;
 use core::time::Duration;
 
+use tengate_proto::dispatcher;
 use tengate_proto::gateway::{
     Config, Heartbeat, Listener, Ping, Protocol, Routing, SlowClient, SlowWorker,
 };
@@ -44,6 +47,27 @@ pub(crate) struct Plan {
     pub(crate) faults: Vec<Fault>,
     /// The cluster's key.
     pub(crate) secret: SecretKey,
+    /// Dispatchers: their configurations; none in direct mode.
+    pub(crate) dispatchers: Vec<dispatcher::Config>,
+    /// Workers that acknowledge events, by index.
+    pub(crate) acknowledging: Vec<bool>,
+    /// The longest time a worker that acknowledges works on an event, in microseconds.
+    pub(crate) task_micros: usize,
+    /// Clients without an IPv4 address, in percent.
+    pub(crate) ipv6_percent: usize,
+    /// Time in which the cluster finds together before clients come.
+    pub(crate) overture: Duration,
+    /// Time in which everything comes to rest: reconnections, lingering connections, bytes on their way.
+    pub(crate) rest: Duration,
+}
+
+/// Who takes clients' events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cluster {
+    /// Workers link to every gateway.
+    Direct,
+    /// Workers link to dispatchers, one of which is each gateway's home.
+    Dispatched,
 }
 
 /// A kind of fault.
@@ -71,6 +95,16 @@ pub(crate) enum Fault {
     KillGateway,
     /// A register is killed, and started again later.
     KillRegister,
+    /// A link between dispatcher and gateway is cut, perhaps in the middle of a frame.
+    CutDispatcherLink,
+    /// A dispatcher loses a link that its gateway believes to be alive, and connects again.
+    HalfOpenDispatcherLink,
+    /// A dispatcher is not scheduled, and does not read, for a while.
+    StallDispatcher,
+    /// A dispatcher stops in order, and is started again later.
+    StopDispatcher,
+    /// A dispatcher is killed, and started again later.
+    KillDispatcher,
 }
 
 impl Fault {
@@ -81,13 +115,18 @@ impl Fault {
             | Self::CloseLink
             | Self::HalfOpenLink
             | Self::KillWorker
-            | Self::KillGateway => true,
+            | Self::KillGateway
+            | Self::CutDispatcherLink
+            | Self::HalfOpenDispatcherLink
+            | Self::KillDispatcher => true,
             Self::CutClient
             | Self::StallClient
             | Self::BreakClient
             | Self::BreakLink
             | Self::StallWorker
-            | Self::KillRegister => false,
+            | Self::KillRegister
+            | Self::StallDispatcher
+            | Self::StopDispatcher => false,
         }
     }
 }
@@ -107,12 +146,12 @@ const FAULTS: [Fault; 11] = [
 ];
 
 impl Plan {
-    /// The plan of a seed.
-    pub(crate) fn new(rng: &mut Rng) -> Self {
+    /// The plan of a seed where workers link to gateways.
+    pub(crate) fn direct(rng: &mut Rng) -> Self {
         let gateway_count = if rng.percent(60) { 1 } else { rng.between(2, 4) };
         let secret = SecretKey::new(if rng.percent(30) { "a key" } else { "" });
         let loopback = rng.percent(40);
-        let faults = faults(rng);
+        let faults = faults(rng, &FAULTS);
         let workers_most = if rng.percent(30) { 6 } else { 3 };
         Self {
             gateways: (0..gateway_count).map(|at| config(rng, at, loopback, &secret)).collect(),
@@ -129,16 +168,22 @@ impl Plan {
             fault_millis: *rng.pick(&[10, 40, 150]),
             faults,
             secret,
+            dispatchers: Vec::new(),
+            acknowledging: Vec::new(),
+            task_micros: 0,
+            ipv6_percent: 0,
+            overture: Duration::ZERO,
+            rest: Duration::from_millis(5500),
         }
     }
 }
 
-fn faults(rng: &mut Rng) -> Vec<Fault> {
+fn faults(rng: &mut Rng, kinds: &[Fault]) -> Vec<Fault> {
     if rng.percent(10) {
         return Vec::new();
     }
     let mut chosen = Vec::new();
-    for fault in FAULTS {
+    for fault in kinds.iter().copied() {
         if rng.percent(40) {
             let weight = *rng.pick(&[1, 3, 9]);
             chosen.extend(core::iter::repeat_n(fault, weight));

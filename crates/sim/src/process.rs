@@ -1,23 +1,34 @@
 //! A server process: its shards in a shell, and which connections they have.
 
+use core::net::SocketAddr;
 use std::collections::BTreeSet;
 
-use tengate_base::{App, Instant, ShardId};
+use tengate_base::{App, CloseCause, Door, Instant, ShardId};
 
-use crate::network::Conn;
-use crate::shell::Shell;
+use crate::network::{Conn, Server};
+use crate::shell::{Place, Shell};
 
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Process<A> {
+    /// Which one.
+    server: Server,
     /// Its shards.
     pub(crate) shell: Shell<A>,
     /// Open connections, by shard: indexes into the world's.
-    pub(crate) conns: Vec<BTreeSet<usize>>,
+    conns: Vec<BTreeSet<usize>>,
+    turns: Turns,
+}
+
+/// When a process runs.
+#[derive(Debug)]
+pub(crate) struct Turns {
     /// Shards whose next turn is planned already.
     pub(crate) planned: Vec<bool>,
     /// When it is woken for a time-out.
     pub(crate) wake: Option<Instant>,
+    /// It is not scheduled before this.
+    pub(crate) stalled_until: Instant,
 }
 
 /// What a server did on one connection.
@@ -33,23 +44,105 @@ pub(crate) struct Emitted {
 
 impl<A: App> Process<A> {
     /// A process that starts with these shards.
-    pub(crate) fn new(apps: Vec<A>, now: Instant) -> Self {
+    pub(crate) fn new(server: Server, apps: Vec<A>, now: Instant) -> Self {
         let count = apps.len();
         let mut shell = Shell::new(apps);
         shell.set_now(now);
-        Self { shell, conns: vec![BTreeSet::new(); count], planned: vec![false; count], wake: None }
+        let turns = Turns { planned: vec![false; count], wake: None, stalled_until: now };
+        Self { server, shell, conns: vec![BTreeSet::new(); count], turns }
     }
+}
 
+/// A process of any kind, as the network sees it. Every call moves its clock.
+pub(crate) trait Running {
     /// Its shards.
-    pub(crate) fn shards(&self) -> impl Iterator<Item = ShardId> + use<A> {
-        (0..self.conns.len()).map(|at| ShardId(u16::try_from(at).expect("few shards")))
+    fn shards(&self) -> Vec<ShardId>;
+    /// When it runs.
+    fn turns(&mut self) -> &mut Turns;
+    /// A connection, by its index among the world's, comes to a shard.
+    fn accept(
+        &mut self,
+        now: Instant,
+        shard: ShardId,
+        door: Door,
+        peer: SocketAddr,
+        conn: usize,
+    ) -> Place;
+    /// From the next write on a peer takes only so many bytes.
+    fn limit(&mut self, place: Place, window: usize);
+    /// A peer takes more bytes.
+    fn widen(&mut self, place: Place, more: usize);
+    /// Bytes arrived.
+    fn give(&mut self, now: Instant, place: Place, bytes: &[u8]);
+    /// A connection ended.
+    fn cut(&mut self, now: Instant, place: Place, cause: CloseCause);
+    /// One turn of a shard; returns to which shards a batch left.
+    fn step(&mut self, now: Instant, shard: ShardId) -> Vec<ShardId>;
+    /// A batch reaches a shard.
+    fn cross(&mut self, now: Instant, from: ShardId, to: ShardId);
+    /// What a shard wrote and closed since this was asked last.
+    fn take_emitted(&mut self, shard: ShardId, all: &[Conn]) -> Vec<Emitted>;
+    /// When a shard wants to be called next.
+    fn next_timeout(&self) -> Option<Instant>;
+    /// Whether a connection is read, or is gone.
+    fn is_read(&mut self, place: Place) -> bool;
+}
+
+impl<A: App> Running for Process<A> {
+    fn shards(&self) -> Vec<ShardId> {
+        (0..self.conns.len()).map(|at| ShardId(u16::try_from(at).expect("few shards"))).collect()
     }
 
-    /// What a shard wrote and closed since this was asked last.
-    pub(crate) fn take_emitted(&mut self, shard: ShardId, all: &[Conn]) -> Vec<Emitted> {
+    fn turns(&mut self) -> &mut Turns {
+        &mut self.turns
+    }
+
+    fn accept(
+        &mut self,
+        now: Instant,
+        shard: ShardId,
+        door: Door,
+        peer: SocketAddr,
+        conn: usize,
+    ) -> Place {
+        self.shell.set_now(now);
+        self.conns[usize::from(shard.0)].insert(conn);
+        self.shell.accept(shard, door, peer, 1)
+    }
+
+    fn limit(&mut self, place: Place, window: usize) {
+        self.shell.limit(place, window);
+    }
+
+    fn widen(&mut self, place: Place, more: usize) {
+        self.shell.widen(place, more);
+    }
+
+    fn give(&mut self, now: Instant, place: Place, bytes: &[u8]) {
+        self.shell.set_now(now);
+        self.shell.give(place, bytes);
+    }
+
+    fn cut(&mut self, now: Instant, place: Place, cause: CloseCause) {
+        self.shell.set_now(now);
+        self.shell.cut(place, cause);
+    }
+
+    fn step(&mut self, now: Instant, shard: ShardId) -> Vec<ShardId> {
+        self.shell.set_now(now);
+        self.turns.planned[usize::from(shard.0)] = false;
+        self.shell.step(shard)
+    }
+
+    fn cross(&mut self, now: Instant, from: ShardId, to: ShardId) {
+        self.shell.set_now(now);
+        self.shell.cross(from, to);
+    }
+
+    fn take_emitted(&mut self, shard: ShardId, all: &[Conn]) -> Vec<Emitted> {
         let mut emitted = Vec::new();
         for conn in self.conns[usize::from(shard.0)].clone() {
-            let place = all[conn].place;
+            let place = all[conn].place_in(self.server);
             let bytes = self.shell.receive(place);
             let closed = !self.shell.is_open(place);
             if closed {
@@ -60,5 +153,13 @@ impl<A: App> Process<A> {
             }
         }
         emitted
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        self.shell.next_timeout()
+    }
+
+    fn is_read(&mut self, place: Place) -> bool {
+        !self.shell.is_open(place) || self.shell.is_read(place)
     }
 }

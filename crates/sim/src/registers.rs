@@ -1,19 +1,20 @@
-//! How gateways and workers keep in touch with registers: `RegisterClient`, with bytes moved by the simulated network.
+//! How gateways, dispatchers and workers keep in touch with registers: `RegisterClient`, with bytes moved by the simulated network.
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr};
 
 use tengate_base::Door;
 use tengate_proto::register::{
     RegisterClient, RegisterClientConfig, RegisterClientOutput, RegisterRole,
 };
 
+use crate::dispatchers::Stopping;
 use crate::network::{Item, Owner, Server, ServerKind};
 use crate::world::{Event, World};
 
 /// One end of a connection to a register.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    client: RegisterClient,
+    pub(crate) client: RegisterClient,
     conn: Option<usize>,
 }
 
@@ -32,7 +33,7 @@ impl World {
     }
 
     pub(crate) fn gateway_upstream_due(&mut self, gateway: usize, register: usize) {
-        if self.gateways[gateway].life.is_some() {
+        if self.gateways[gateway].up {
             self.upstream_due(Owner::GatewayAtRegister(gateway, register));
         }
     }
@@ -40,6 +41,12 @@ impl World {
     pub(crate) fn worker_upstream_due(&mut self, worker: usize, register: usize) {
         if self.workers[worker].alive {
             self.upstream_due(Owner::WorkerAtRegister(worker, register));
+        }
+    }
+
+    pub(crate) fn dispatcher_upstream_due(&mut self, dispatcher: usize, register: usize) {
+        if self.dispatchers[dispatcher].process.is_some() {
+            self.upstream_due(Owner::DispatcherAtRegister(dispatcher, register));
         }
     }
 
@@ -72,6 +79,9 @@ impl World {
             upstream.conn = None;
             upstream.client.handle_closed(now);
             self.serve_upstream(owner);
+            if let Owner::GatewayAtRegister(gateway, register) = owner {
+                self.gateway_loses_register(gateway, register);
+            }
         }
     }
 
@@ -83,11 +93,15 @@ impl World {
             Owner::WorkerAtRegister(worker, register) => {
                 self.workers[worker].upstreams.get_mut(register)
             }
-            Owner::Client(_) | Owner::Worker(_) | Owner::Outside(_) => None,
+            Owner::DispatcherAtRegister(dispatcher, register) => {
+                self.dispatchers[dispatcher].upstreams.get_mut(register)
+            }
+            Owner::Client(_) | Owner::Worker(_) | Owner::Outside(_) | Owner::Dispatcher(_) => None,
         }
     }
 
-    fn serve_upstream(&mut self, owner: Owner) {
+    /// Carries out what an end of a connection to a register wants done.
+    pub(crate) fn serve_upstream(&mut self, owner: Owner) {
         while let Some(output) =
             self.upstream(owner).and_then(|upstream| upstream.client.poll_output())
         {
@@ -105,7 +119,7 @@ impl World {
         match output {
             RegisterClientOutput::Connect => {
                 let server = self.register_of(owner);
-                let made = self.connect(server, Door(0), owner, Ipv4Addr::new(10, 8, 0, 1));
+                let made = self.connect(server, Door(0), owner, self.register_peer(owner));
                 let Some(upstream) = self.upstream(owner) else { return };
                 upstream.conn = made.map(|(conn, _)| conn);
                 match upstream.conn {
@@ -128,25 +142,59 @@ impl World {
                     self.worker_learns(worker, register, addresses);
                 }
             }
-            RegisterClientOutput::Lease { .. }
-            | RegisterClientOutput::Refused(_)
-            | RegisterClientOutput::Home(_)
-            | RegisterClientOutput::Gateways(_)
-            | RegisterClientOutput::NoLease => {
-                self.fail(format!("{owner:?} was told {output:?}, which is not for its role"));
+            RegisterClientOutput::Lease { first_proc_id, .. } => match owner {
+                Owner::GatewayAtRegister(gateway, _) => self.gateway_leases(gateway, first_proc_id),
+                _ => self.misled(owner, &output),
+            },
+            RegisterClientOutput::Refused(_) | RegisterClientOutput::NoLease => {
+                self.note(|_| format!("{owner:?} hears {output:?}"));
             }
+            RegisterClientOutput::Home(ref wish) => match owner {
+                Owner::GatewayAtRegister(gateway, register) => {
+                    self.gateways[gateway].wishes[register] = Some(wish.clone());
+                    self.gateway_follows_wish(gateway);
+                }
+                _ => self.misled(owner, &output),
+            },
+            RegisterClientOutput::Gateways(ref addresses) => match owner {
+                Owner::DispatcherAtRegister(dispatcher, register) => {
+                    let slot = &mut self.dispatchers[dispatcher];
+                    slot.named[register].clone_from(addresses);
+                    let server = slot.server;
+                    self.note(|_| format!("{server:?} is named {addresses:?}"));
+                    if self.dispatchers[dispatcher].stopping == Stopping::No {
+                        self.dispatcher_dials(dispatcher);
+                    }
+                }
+                _ => self.misled(owner, &output),
+            },
             RegisterClientOutput::BadLine(error) => {
                 self.fail(format!("{owner:?} got a line it does not understand: {error:?}"));
             }
         }
     }
 
+    fn misled(&mut self, owner: Owner, output: &RegisterClientOutput) {
+        self.fail(format!("{owner:?} was told {output:?}, which is not for its role"));
+    }
+
+    /// Where an end of a connection to a register connects from: each process of a machine of its own.
+    fn register_peer(&self, owner: Owner) -> IpAddr {
+        let [net, host] = match owner {
+            Owner::GatewayAtRegister(gateway, _) if !self.dispatchers.is_empty() => [1, gateway],
+            Owner::DispatcherAtRegister(dispatcher, _) => [2, dispatcher],
+            _ => [0, 1],
+        };
+        let byte = |number| u8::try_from(number).unwrap_or(0);
+        IpAddr::V4(Ipv4Addr::new(10, 8, byte(net), byte(host)))
+    }
+
     fn register_of(&self, owner: Owner) -> Server {
         match owner {
-            Owner::GatewayAtRegister(_, register) | Owner::WorkerAtRegister(_, register) => {
-                self.registers[register].server
-            }
-            Owner::Client(_) | Owner::Worker(_) | Owner::Outside(_) => {
+            Owner::GatewayAtRegister(_, register)
+            | Owner::WorkerAtRegister(_, register)
+            | Owner::DispatcherAtRegister(_, register) => self.registers[register].server,
+            Owner::Client(_) | Owner::Worker(_) | Owner::Outside(_) | Owner::Dispatcher(_) => {
                 Server { kind: ServerKind::Register, index: 0, incarnation: u32::MAX }
             }
         }
@@ -157,6 +205,11 @@ fn due_event(owner: Owner) -> Event {
     match owner {
         Owner::GatewayAtRegister(gateway, register) => Event::GatewayUpstream(gateway, register),
         Owner::WorkerAtRegister(worker, register) => Event::WorkerUpstream(worker, register),
-        Owner::Client(_) | Owner::Worker(_) | Owner::Outside(_) => Event::Fault,
+        Owner::DispatcherAtRegister(dispatcher, register) => {
+            Event::DispatcherUpstream(dispatcher, register)
+        }
+        Owner::Client(_) | Owner::Worker(_) | Owner::Outside(_) | Owner::Dispatcher(_) => {
+            Event::Fault
+        }
     }
 }

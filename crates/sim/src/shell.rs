@@ -113,6 +113,12 @@ impl<A: App> Shell<A> {
         self.run();
     }
 
+    /// As [`Shell::call`], without running anything else.
+    pub fn instruct(&mut self, shard: ShardId, call: impl FnOnce(&mut A, Instant, &mut Memory)) {
+        let (app, memory) = &mut self.shards[usize::from(shard.0)];
+        call(app, self.now, memory);
+    }
+
     /// A peer connects to a shard.
     pub fn open(&mut self, shard: ShardId, door: Door, peer: SocketAddr, local_port: u16) -> Place {
         let place = self.accept(shard, door, peer, local_port);

@@ -55,6 +55,8 @@ pub(crate) enum What {
     Batch(ShardId),
     /// A time-out.
     Timeout,
+    /// The register's wish.
+    Wish,
     /// A link can be written again.
     Drained,
 }
@@ -74,17 +76,29 @@ pub enum Plant {
     ForgetClose,
     /// An event that was written already comes back all the same.
     ReturnTwice,
+    /// A dispatcher does not hear which names a gateway holds, every fifth time.
+    LoseNames,
+    /// A dispatcher does not hear that it is a gateway's home no more.
+    StayHome,
+    /// Acknowledged workers' events are forgotten when such a worker dies.
+    ForgetUnacknowledged,
+    /// A dispatcher hears only of one of two shards that a gateway has.
+    CoverTwice,
 }
 
 impl Plant {
-    /// Every one.
-    pub const ALL: [Self; 6] = [
+    /// Those that any cluster shows.
+    pub const ALL: [Self; 10] = [
         Self::LoseBatch,
         Self::ReorderReturned,
         Self::LoseReturned,
         Self::ForgetUnbind,
         Self::ForgetClose,
         Self::ReturnTwice,
+        Self::LoseNames,
+        Self::StayHome,
+        Self::ForgetUnacknowledged,
+        Self::CoverTwice,
     ];
 }
 
@@ -98,6 +112,13 @@ impl Watched {
     /// The core.
     pub(crate) fn gateway(&self) -> &Gateway {
         &self.gateway
+    }
+
+    /// As [`Gateway::set_home_wish`].
+    pub(crate) fn set_home_wish(&mut self, now: Instant, wish: Option<&str>, sink: &mut impl Sink) {
+        let before = self.gateway.stats();
+        self.gateway.set_home_wish(now, wish, sink);
+        self.record(What::Wish, before);
     }
 
     /// What happened since the last time this was asked.
@@ -150,7 +171,16 @@ impl Watched {
                     frames.push(first);
                 }
             }
-            Some(Plant::LoseBatch | Plant::ForgetUnbind | Plant::ForgetClose) | None => {}
+            Some(
+                Plant::LoseBatch
+                | Plant::ForgetUnbind
+                | Plant::ForgetClose
+                | Plant::LoseNames
+                | Plant::StayHome
+                | Plant::ForgetUnacknowledged
+                | Plant::CoverTwice,
+            )
+            | None => {}
         }
         frames.concat()
     }

@@ -1,34 +1,46 @@
 //! How bytes move between peers and servers, and how servers get their turns.
 
-use core::net::{Ipv4Addr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 
 use tengate_base::{CloseCause, Door, ShardId};
 
 use crate::checks::CALM_WINDOW;
+use crate::dispatchers::DispatcherSlot;
 use crate::network::{Conn, Item, Merge, Owner, Pipe, Server, ServerKind};
-use crate::process::Emitted;
+use crate::process::{Emitted, Running};
 use crate::shell::Place;
 use crate::watched::What;
-use crate::world::{Event, World};
+use crate::world::{Event, Gate, RegisterSlot, World};
 
 impl World {
+    /// The process that runs at a place, of whatever kind.
+    pub(crate) fn process(&mut self, server: Server) -> Option<&mut dyn Running> {
+        let Self { gateways, registers, dispatchers, .. } = self;
+        running(gateways, registers, dispatchers, server)
+    }
+
     /// A peer connects to a server, unless that is dead. Returns the connection, and the connection_id of a client.
     pub(crate) fn connect(
         &mut self,
         server: Server,
         door: Door,
         owner: Owner,
-        ip: Ipv4Addr,
+        ip: IpAddr,
     ) -> Option<(usize, Option<u32>)> {
         let peer = SocketAddr::from((ip, u16::try_from(self.conns.len() % 60_000).unwrap_or(0)));
-        let shard_count = self.shard_count(server)?;
+        let shard_count = self.process(server)?.shards().len();
         let shard = ShardId(u16::try_from(self.rng.below(shard_count)).expect("few shards"));
         let window = if self.calm { CALM_WINDOW } else { self.plan.window_bytes };
-        let index = self.conns.len();
-        let place = self.accept(server, shard, door, peer, window, index)?;
+        let (now, index) = (self.now, self.conns.len());
+        let process = self.process(server)?;
+        let place = process.accept(now, shard, door, peer, index);
+        if server.kind != ServerKind::Register {
+            process.limit(place, window);
+        }
         self.conns.push(Conn {
             server,
             place,
+            near: None,
             owner,
             server_open: true,
             peer_open: true,
@@ -42,47 +54,6 @@ impl World {
         self.touch(server, shard);
         self.note(|_| format!("connection {index}: {owner:?} to {server:?} {shard} id {opened:?}"));
         Some((index, opened))
-    }
-
-    fn shard_count(&self, server: Server) -> Option<usize> {
-        if !self.is_running(server) {
-            return None;
-        }
-        match server.kind {
-            ServerKind::Gateway => {
-                Some(self.gateways[server.index].life.as_ref()?.process.conns.len())
-            }
-            ServerKind::Register => Some(1),
-        }
-    }
-
-    fn accept(
-        &mut self,
-        server: Server,
-        shard: ShardId,
-        door: Door,
-        peer: SocketAddr,
-        window: usize,
-        index: usize,
-    ) -> Option<Place> {
-        let now = self.now;
-        match server.kind {
-            ServerKind::Gateway => {
-                let process = &mut self.gateways[server.index].life.as_mut()?.process;
-                process.shell.set_now(now);
-                let place = process.shell.accept(shard, door, peer, 1);
-                process.shell.limit(place, window);
-                process.conns[usize::from(shard.0)].insert(index);
-                Some(place)
-            }
-            ServerKind::Register => {
-                let process = self.registers[server.index].process.as_mut()?;
-                process.shell.set_now(now);
-                let place = process.shell.accept(shard, door, peer, 1);
-                process.conns[0].insert(index);
-                Some(place)
-            }
-        }
     }
 
     /// A peer sends bytes, which may arrive in pieces.
@@ -179,9 +150,9 @@ impl World {
         let merge = self.merge();
         let now = self.now;
         let conn = &mut self.conns[index];
-        let (server, place) = (conn.server, conn.place);
+        let (server, place, near, is_open) = (conn.server, conn.place, conn.near, conn.server_open);
         let Some(item) = conn.to_server.pop(now, merge) else { return };
-        if !conn.server_open || !self.is_running(server) {
+        if !is_open {
             return;
         }
         let cause = match &item {
@@ -189,25 +160,14 @@ impl World {
             Item::Fin => Some(CloseCause::Peer),
             Item::Reset => Some(CloseCause::Reset),
         };
-        match server.kind {
-            ServerKind::Gateway => {
-                let Some(life) = &mut self.gateways[server.index].life else { return };
-                life.process.shell.set_now(now);
-                match (&item, cause) {
-                    (_, Some(cause)) => drop(life.process.shell.cut(place, cause)),
-                    (Item::Bytes(bytes), None) => life.process.shell.give(place, bytes),
-                    (Item::Fin | Item::Reset, None) => {}
-                }
-            }
-            ServerKind::Register => {
-                let Some(process) = &mut self.registers[server.index].process else { return };
-                process.shell.set_now(now);
-                match (&item, cause) {
-                    (_, Some(cause)) => drop(process.shell.cut(place, cause)),
-                    (Item::Bytes(bytes), None) => process.shell.give(place, bytes),
-                    (Item::Fin | Item::Reset, None) => {}
-                }
-            }
+        let Some(process) = self.process(server) else { return };
+        match (&item, cause) {
+            (_, Some(cause)) => process.cut(now, place, cause),
+            (Item::Bytes(bytes), None) => process.give(now, place, bytes),
+            (Item::Fin | Item::Reset, None) => {}
+        }
+        if let (Item::Bytes(bytes), Some((near, place))) = (&item, near) {
+            self.widen_at(near, place, bytes.len());
         }
         self.harvest(server, place.shard);
         self.touch(server, place.shard);
@@ -226,14 +186,15 @@ impl World {
         match item {
             Item::Bytes(bytes) => {
                 self.widen(index, bytes.len());
-                conn_unread(&mut self.conns[index]).extend_from_slice(&bytes);
+                self.conns[index].unread.extend_from_slice(&bytes);
                 match owner {
                     Owner::Client(client) => self.client_reads(client, index),
                     Owner::Worker(worker) => self.worker_reads(worker, index),
-                    Owner::Outside(gateway) => self.outside_reads(gateway, index),
-                    Owner::GatewayAtRegister(..) | Owner::WorkerAtRegister(..) => {
-                        self.upstream_reads(index);
-                    }
+                    Owner::Outside(target) => self.outside_reads(target, index),
+                    Owner::Dispatcher(_) => self.dispatcher_reads(index, &bytes),
+                    Owner::GatewayAtRegister(..)
+                    | Owner::WorkerAtRegister(..)
+                    | Owner::DispatcherAtRegister(..) => self.upstream_reads(index),
                 }
             }
             Item::Fin | Item::Reset => {
@@ -253,11 +214,16 @@ impl World {
         if silent {
             return;
         }
-        if server.kind == ServerKind::Gateway
-            && self.is_running(server)
-            && let Some(life) = &mut self.gateways[server.index].life
-        {
-            life.process.shell.widen(place, more);
+        self.widen_at(server, place, more);
+    }
+
+    fn widen_at(&mut self, server: Server, place: Place, more: usize) {
+        if server.kind == ServerKind::Register {
+            // Its peers take everything.
+            return;
+        }
+        if let Some(process) = self.process(server) {
+            process.widen(place, more);
             self.touch(server, place.shard);
         }
     }
@@ -268,98 +234,56 @@ impl World {
         match self.conns[conn].owner {
             Owner::Client(client) => self.client_lost(client),
             Owner::Worker(worker) => self.worker_lost(worker, conn),
-            Owner::Outside(gateway) => self.outside_lost(gateway, conn),
-            Owner::GatewayAtRegister(..) | Owner::WorkerAtRegister(..) => self.upstream_lost(conn),
+            Owner::Outside(target) => self.outside_lost(target, conn),
+            Owner::Dispatcher(_) => self.dispatcher_lost(conn),
+            Owner::GatewayAtRegister(..)
+            | Owner::WorkerAtRegister(..)
+            | Owner::DispatcherAtRegister(..) => self.upstream_lost(conn),
         }
     }
 
     /// A shard gets a turn soon.
     pub(crate) fn touch(&mut self, server: Server, shard: ShardId) {
-        let planned = match server.kind {
-            ServerKind::Gateway => match &mut self.gateways[server.index].life {
-                Some(life) => &mut life.process.planned[usize::from(shard.0)],
-                None => return,
-            },
-            ServerKind::Register => match &mut self.registers[server.index].process {
-                Some(process) => &mut process.planned[0],
-                None => return,
-            },
-        };
-        if core::mem::replace(planned, true) {
+        let Some(process) = self.process(server) else { return };
+        let turns = process.turns();
+        let stalled_until = turns.stalled_until;
+        if core::mem::replace(&mut turns.planned[usize::from(shard.0)], true) {
             return;
         }
         // Now and then a shard is busy or not scheduled for long.
         let most = if self.rng.percent(5) { 3000 } else { 60 };
-        let at = self.now + self.rng.micros(0, most);
+        let at = (self.now + self.rng.micros(0, most)).max(stalled_until);
         self.schedule(at, Event::Step(server, shard.0));
     }
 
     pub(crate) fn step(&mut self, server: Server, shard: ShardId) {
-        if !self.is_running(server) {
-            return;
-        }
         let now = self.now;
-        match server.kind {
-            ServerKind::Gateway => {
-                let Some(life) = &mut self.gateways[server.index].life else { return };
-                life.process.planned[usize::from(shard.0)] = false;
-                life.process.shell.set_now(now);
-                let sent = life.process.shell.step(shard);
-                self.harvest(server, shard);
-                for to in sent {
-                    if let Some(life) = &mut self.gateways[server.index].life {
-                        life.model.handle_sent(shard, to);
-                    }
-                    let most = if self.rng.percent(10) { 2000 } else { 30 };
-                    let at = now + self.rng.micros(0, most);
-                    self.schedule(at, Event::Cross(server, shard.0, to.0));
-                }
+        let Some(process) = self.process(server) else { return };
+        let sent = process.step(now, shard);
+        self.harvest(server, shard);
+        for to in sent {
+            if let Some(life) = &mut self.gateways[server.index].life {
+                life.model.handle_sent(shard, to);
             }
-            ServerKind::Register => {
-                let Some(process) = &mut self.registers[server.index].process else { return };
-                process.planned[0] = false;
-                process.shell.set_now(now);
-                process.shell.step(shard);
-                self.harvest(server, shard);
-            }
+            let most = if self.rng.percent(10) { 2000 } else { 30 };
+            let at = now + self.rng.micros(0, most);
+            self.schedule(at, Event::Cross(server, shard.0, to.0));
         }
     }
 
     pub(crate) fn cross(&mut self, server: Server, from: ShardId, to: ShardId) {
-        if !self.is_running(server) {
-            return;
-        }
         let now = self.now;
-        if let Some(life) = &mut self.gateways[server.index].life {
-            life.process.shell.set_now(now);
-            life.process.shell.cross(from, to);
-        }
+        let Some(process) = self.process(server) else { return };
+        process.cross(now, from, to);
         self.harvest(server, to);
         self.touch(server, to);
     }
 
     /// A server's time-out is due: each shard that wants it gets a turn.
     pub(crate) fn wake(&mut self, server: Server) {
-        if !self.is_running(server) {
-            return;
-        }
-        let shards: Vec<ShardId> = match server.kind {
-            ServerKind::Gateway => match &mut self.gateways[server.index].life {
-                Some(life) => {
-                    life.process.wake = None;
-                    life.process.shards().collect()
-                }
-                None => return,
-            },
-            ServerKind::Register => match &mut self.registers[server.index].process {
-                Some(process) => {
-                    process.wake = None;
-                    process.shards().collect()
-                }
-                None => return,
-            },
-        };
-        for shard in shards {
+        let Some(process) = self.process(server) else { return };
+        process.turns().wake = None;
+        for shard in process.shards() {
             self.touch(server, shard);
         }
     }
@@ -367,32 +291,19 @@ impl World {
     /// After a server was called: what it did is checked, what it wrote leaves. Returns the connection_id of a client
     /// that connected.
     pub(crate) fn harvest(&mut self, server: Server, shard: ShardId) -> Option<u32> {
-        let mut opened = None;
-        let (emitted, next, wake) = match server.kind {
-            ServerKind::Gateway => {
-                let calls = self.gateways[server.index]
-                    .life
-                    .as_mut()?
-                    .process
-                    .shell
-                    .app(shard)
-                    .take_journal();
-                for call in &calls {
-                    if let What::Opened(id) = call.what {
-                        opened = Some(id);
-                    }
-                    self.judge(server, shard, call);
-                }
-                let process = &mut self.gateways[server.index].life.as_mut()?.process;
-                let emitted = process.take_emitted(shard, &self.conns);
-                (emitted, process.shell.next_timeout(), &mut process.wake)
+        let opened = match server.kind {
+            ServerKind::Gateway => self.follow_gateway(server, shard),
+            ServerKind::Dispatcher => {
+                self.follow_dispatcher(server);
+                None
             }
-            ServerKind::Register => {
-                let process = self.registers[server.index].process.as_mut()?;
-                let emitted = process.take_emitted(shard, &self.conns);
-                (emitted, process.shell.next_timeout(), &mut process.wake)
-            }
+            ServerKind::Register => None,
         };
+        let Self { gateways, registers, dispatchers, conns, .. } = self;
+        let process = running(gateways, registers, dispatchers, server)?;
+        let emitted = process.take_emitted(shard, conns);
+        let next = process.next_timeout();
+        let wake = &mut process.turns().wake;
         let due = next.filter(|next| wake.is_none_or(|wake| *next < wake));
         if due.is_some() {
             *wake = due;
@@ -400,23 +311,71 @@ impl World {
         if let Some(due) = due {
             self.schedule(due, Event::Wake(server));
         }
-        for Emitted { conn, bytes, closed } in emitted {
-            if !bytes.is_empty() {
-                for piece in self.pieces(&bytes) {
-                    self.push_to_peer(conn, Item::Bytes(piece));
-                }
-            }
-            if closed {
-                self.note(|_| format!("connection {conn}: gone for its server"));
-                self.conns[conn].server_open = false;
-                self.push_to_peer(conn, Item::Fin);
-                self.settle_link(conn);
-            }
+        for emitted in emitted {
+            self.carry(server, emitted);
         }
         opened
     }
+
+    /// Every call of a gateway's shard, in order. Returns the connection_id of a client that connected.
+    fn follow_gateway(&mut self, server: Server, shard: ShardId) -> Option<u32> {
+        let life = self.gateways[server.index].life.as_mut()?;
+        let mut opened = None;
+        for call in life.process.shell.app(shard).take_journal() {
+            if let What::Opened(id) = call.what {
+                opened = Some(id);
+            }
+            self.judge(server, shard, &call);
+        }
+        opened
+    }
+
+    /// What a server did on a connection travels to the other end.
+    fn carry(&mut self, server: Server, emitted: Emitted) {
+        let Emitted { conn, bytes, closed } = emitted;
+        if self.conns[conn].server != server {
+            if !bytes.is_empty() {
+                self.send_to_server(conn, &bytes);
+            }
+            if closed {
+                self.peer_closes(conn, Item::Fin);
+            }
+            return;
+        }
+        if !bytes.is_empty() {
+            for piece in self.pieces(&bytes) {
+                self.push_to_peer(conn, Item::Bytes(piece));
+            }
+        }
+        if closed {
+            self.note(|_| format!("connection {conn}: gone for its server"));
+            self.conns[conn].server_open = false;
+            self.push_to_peer(conn, Item::Fin);
+            self.settle_link(conn);
+        }
+    }
 }
 
-fn conn_unread(conn: &mut Conn) -> &mut Vec<u8> {
-    &mut conn.unread
+/// The process that runs at a place.
+fn running<'a>(
+    gateways: &'a mut [Gate],
+    registers: &'a mut [RegisterSlot],
+    dispatchers: &'a mut [DispatcherSlot],
+    server: Server,
+) -> Option<&'a mut dyn Running> {
+    let index = server.index;
+    match server.kind {
+        ServerKind::Gateway => {
+            let gate = gateways.get_mut(index).filter(|gate| gate.server == server)?;
+            gate.life.as_mut().map(|life| &mut life.process as &mut dyn Running)
+        }
+        ServerKind::Register => {
+            let slot = registers.get_mut(index).filter(|slot| slot.server == server)?;
+            slot.process.as_mut().map(|process| process as &mut dyn Running)
+        }
+        ServerKind::Dispatcher => {
+            let slot = dispatchers.get_mut(index).filter(|slot| slot.server == server)?;
+            slot.process.as_mut().map(|process| process as &mut dyn Running)
+        }
+    }
 }

@@ -1,14 +1,18 @@
-//! Simulated workers: they follow the registers, link to every gateway, note each event and answer with commands.
+//! Simulated workers: they follow the registers, link to every gateway or dispatcher, note each event and answer with
+//! commands. Some acknowledge events, as workers of the Rust SDK may, once they are done with them.
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr};
 use core::time::Duration;
 
-use tengate_base::{Door, Instant};
+use tengate_base::Instant;
 use tengate_proto::register::RegisterRole;
+use tengate_proto::wire::extension::{Extension, Offer, VERSION};
 use tengate_proto::wire::header::InnerFrame;
-use tengate_proto::worker::{Event as Told, EventKind, encode_worker_connect};
+use tengate_proto::worker::{
+    AckTracker, Receipt, encode_worker_connect, encode_worker_connect_with_offer,
+};
 
-use crate::client::{self, CLOSED, FIRST_MESSAGE};
+use crate::journey::Fate;
 use crate::network::{Item, Owner};
 use crate::registers::Upstream;
 use crate::world::{Event, World};
@@ -18,12 +22,21 @@ use crate::world::{Event, World};
 pub(crate) struct Worker {
     pub(crate) alive: bool,
     pub(crate) upstreams: Vec<Upstream>,
-    /// Gateway addresses, by the register that told them.
+    /// Addresses to link to, by the register that told them.
     addresses: Vec<Vec<String>>,
-    /// Its links, by gateway.
+    /// Its links, by what they lead to.
     pub(crate) links: Vec<Option<usize>>,
-    /// When it may connect to each gateway again.
+    /// When it may connect again, by the same.
     retry: Vec<Instant>,
+    /// Events it is at work on, by the same; stays empty when it does not acknowledge.
+    tasks: Vec<Tasks>,
+}
+
+/// Events of one link that are not finished.
+#[derive(Debug, Default)]
+struct Tasks {
+    tracker: AckTracker,
+    begun: Vec<Receipt>,
 }
 
 /// A worker's pause before it connects to a gateway again, as in GatewayWorker.
@@ -32,13 +45,14 @@ const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 impl World {
     /// A worker that is not running yet.
     pub(crate) fn new_worker(&self) -> Worker {
-        let gateways = self.plan.gateways.len();
+        let targets = self.target_count();
         Worker {
             alive: false,
             upstreams: Vec::new(),
             addresses: vec![Vec::new(); self.plan.register_count],
-            links: vec![None; gateways],
-            retry: vec![Instant::ZERO; gateways],
+            links: vec![None; targets],
+            retry: vec![Instant::ZERO; targets],
+            tasks: (0..targets).map(|_| Tasks::default()).collect(),
         }
     }
 
@@ -63,7 +77,11 @@ impl World {
         for conn in 0..self.conns.len() {
             let mine = match self.conns[conn].owner {
                 Owner::Worker(index) | Owner::WorkerAtRegister(index, _) => index == worker,
-                Owner::Client(_) | Owner::Outside(_) | Owner::GatewayAtRegister(..) => false,
+                Owner::Client(_)
+                | Owner::Outside(_)
+                | Owner::Dispatcher(_)
+                | Owner::GatewayAtRegister(..)
+                | Owner::DispatcherAtRegister(..) => false,
             };
             if mine {
                 self.peer_closes(conn, Item::Reset);
@@ -78,62 +96,80 @@ impl World {
         self.schedule(self.now, Event::Worker(worker));
     }
 
-    /// A worker connects to the gateways it knows and has no link to.
+    /// A worker connects to the gateways or dispatchers it knows and has no link to.
     pub(crate) fn worker_connects(&mut self, worker: usize) {
         if !self.workers[worker].alive {
             return;
         }
-        for gateway in 0..self.gateways.len() {
-            let config = &self.gateways[gateway].config;
-            let address = format!("{}:{}", config.lan_ip, config.lan_port);
+        for target in 0..self.target_count() {
+            let address = self.target_address(target);
             let it = &self.workers[worker];
             let known = it.addresses.iter().flatten().any(|other| *other == address);
-            if it.links[gateway].is_none() && known && it.retry[gateway] <= self.now {
-                self.worker_links(worker, gateway);
+            if it.links[target].is_none() && known && it.retry[target] <= self.now {
+                self.worker_links(worker, target);
             }
         }
     }
 
     /// A worker opens a link.
-    fn worker_links(&mut self, worker: usize, gateway: usize) {
-        let server = self.gateways[gateway].server;
-        let ip = Ipv4Addr::new(10, 1, 0, u8::try_from(worker).unwrap_or(0));
-        let door = Door(u16::try_from(self.gateways[gateway].config.listeners.len()).unwrap_or(0));
+    fn worker_links(&mut self, worker: usize, target: usize) {
+        let server = self.target(target);
+        let ip = IpAddr::V4(Ipv4Addr::new(10, 1, 0, u8::try_from(worker).unwrap_or(0)));
+        let door = self.target_door(target);
         match self.connect(server, door, Owner::Worker(worker), ip) {
             Some((conn, _)) => {
-                self.workers[worker].links[gateway] = Some(conn);
+                self.workers[worker].links[target] = Some(conn);
+                self.workers[worker].tasks[target] = Tasks::default();
                 let mut hello = Vec::new();
-                encode_worker_connect("Sim:0", &self.plan.secret, &mut hello);
+                if self.acknowledges(worker) {
+                    let offer = Offer { version: VERSION, dispatcher: None, ack: true, ipv6: true };
+                    encode_worker_connect_with_offer("Sim:0", &self.plan.secret, offer, &mut hello);
+                } else {
+                    encode_worker_connect("Sim:0", &self.plan.secret, &mut hello);
+                }
                 self.send_to_server(conn, &hello);
             }
-            None => self.worker_retries(worker, gateway),
+            None => self.worker_retries(worker, target),
         }
     }
 
-    fn worker_retries(&mut self, worker: usize, gateway: usize) {
+    /// Whether a worker acknowledges events.
+    pub(crate) fn acknowledges(&self, worker: usize) -> bool {
+        self.plan.acknowledging.get(worker) == Some(&true)
+    }
+
+    fn worker_retries(&mut self, worker: usize, target: usize) {
         let at = self.now + RECONNECT_DELAY;
-        self.workers[worker].retry[gateway] = at;
+        self.workers[worker].retry[target] = at;
         self.schedule(at, Event::Worker(worker));
     }
 
     /// A worker hears that a link is gone.
     pub(crate) fn worker_lost(&mut self, worker: usize, conn: usize) {
-        let gateway = self.conns[conn].server.index;
-        if self.workers[worker].links[gateway] == Some(conn) {
-            self.workers[worker].links[gateway] = None;
-            self.worker_retries(worker, gateway);
+        let target = self.conns[conn].server.index;
+        if self.workers[worker].links[target] == Some(conn) {
+            self.workers[worker].links[target] = None;
+            self.worker_retries(worker, target);
         }
     }
 
     /// A worker reads what has arrived on a link.
     pub(crate) fn worker_reads(&mut self, worker: usize, conn: usize) {
         let unread = core::mem::take(&mut self.conns[conn].unread);
+        let acknowledges = self.acknowledges(worker);
         let mut at = 0;
         loop {
             match InnerFrame::decode(&unread[at..], usize::MAX) {
                 Ok(Some((frame, len))) => {
                     at += len;
-                    if self.note_event(conn, &frame, false) {
+                    if !acknowledges && Extension::from_number(frame.header.command).is_some() {
+                        return self.fail(format!("worker {worker} got {:?}", frame.header));
+                    }
+                    let Some(fate) = self.event_is_told(conn, &frame) else { continue };
+                    if acknowledges {
+                        self.worker_begins(worker, conn);
+                    }
+                    if fate == Fate::Told {
                         self.worker_answers(worker, conn, frame.header.connection_id);
                     }
                 }
@@ -146,74 +182,40 @@ impl World {
         self.conns[conn].unread = unread[at..].to_vec();
     }
 
-    /// An event reached a worker, or is lost. Whether it was an event.
-    fn note_event(&mut self, link: usize, frame: &InnerFrame<'_>, lost: bool) -> bool {
-        let Some(told) = Told::from_frame(frame) else { return false };
-        let server = self.conns[link].server;
-        let id = told.client.connection_id;
-        let Some(index) = self.by_id.get(&(server, id)).copied() else {
-            // A client that was turned away: its connection did not last until it had a name here.
-            self.totals.events += u64::from(!lost);
-            return false;
-        };
-        let event = match told.kind {
-            EventKind::Connect => 0,
-            EventKind::WebsocketConnect => 1,
-            EventKind::Message => match message_number(told.body) {
-                Some(number) => FIRST_MESSAGE + number,
-                None => {
-                    self.fail(format!("client {index} never said {:?}", told.body));
-                    return false;
-                }
-            },
-            EventKind::Close => CLOSED,
-        };
-        self.note(|_| {
-            let fate = if lost { "is lost on" } else { "reaches" };
-            format!("event {event} of client {index} ({id}) {fate} link {link}")
-        });
-        if lost {
-            self.totals.lost += 1;
-        } else {
-            self.totals.events += 1;
+    /// An event is handed to its handler, which may take its time.
+    fn worker_begins(&mut self, worker: usize, conn: usize) {
+        let target = self.conns[conn].server.index;
+        let tasks = &mut self.workers[worker].tasks[target];
+        let receipt = tasks.tracker.handle_received();
+        tasks.begun.push(receipt);
+        if tasks.begun.len() == 1 {
+            let at = self.now + self.rng.micros(0, self.plan.task_micros);
+            self.schedule(at, Event::Finish(worker, target));
         }
-        let told = &mut self.clients[index].told;
-        if let Some(before) = told.iter().find(|before| before.event == event) {
-            let before = before.link;
-            self.fail(format!(
-                "event {event} of client {index} came twice: link {before}, link {link}"
-            ));
-            return true;
-        }
-        let newest = told.iter().filter(|before| before.link == link).map(|before| before.event);
-        if newest.max().is_some_and(|newest| newest > event) {
-            self.fail(format!("event {event} of client {index} came late on link {link}"));
-            return true;
-        }
-        self.clients[index].told.push(client::Told { link, event, lost });
-        true
     }
 
-    /// Both ends of a link are gone: what was written and not read is lost.
-    pub(crate) fn settle_link(&mut self, conn: usize) {
-        let it = &self.conns[conn];
-        if !matches!(it.owner, Owner::Worker(_)) || it.server_open || it.peer_open {
+    /// Some handlers finish, in any order, and a worker acknowledges what it can.
+    pub(crate) fn worker_finishes(&mut self, worker: usize, target: usize) {
+        let Self { workers, rng, calm, .. } = self;
+        let Some(conn) = workers[worker].links[target].filter(|_| workers[worker].alive) else {
             return;
+        };
+        let tasks = &mut workers[worker].tasks[target];
+        for index in (0..tasks.begun.len()).rev() {
+            if *calm || rng.percent(60) {
+                let receipt = tasks.begun.swap_remove(index);
+                tasks.tracker.handle_finished(receipt);
+            }
         }
-        let mut bytes = it.unread.clone();
-        bytes.extend(it.to_peer.bytes());
-        self.conns[conn].unread.clear();
-        self.conns[conn].to_peer.clear();
-        let mut rest = bytes.as_slice();
-        while let Ok(Some((frame, len))) = InnerFrame::decode(rest, usize::MAX) {
-            self.note_event(conn, &frame, true);
-            rest = &rest[len..];
+        let (due, is_busy) = (tasks.tracker.take_due(), !tasks.begun.is_empty());
+        if is_busy {
+            let at = self.now + self.rng.micros(0, self.plan.task_micros);
+            self.schedule(at, Event::Finish(worker, target));
+        }
+        if due > 0 {
+            let mut ack = Vec::new();
+            Extension::Ack.encode(due, b"", &mut ack);
+            self.send_to_server(conn, &ack);
         }
     }
-}
-
-/// The number a simulated client's message begins with.
-fn message_number(body: &[u8]) -> Option<u32> {
-    let (number, _) = core::str::from_utf8(body).ok()?.split_once(':')?;
-    number.parse().ok()
 }

@@ -1,6 +1,5 @@
 //! What workers and outside clients come up with.
 
-use crate::network::ServerKind;
 use crate::op::{Op, Query, Session};
 use crate::outside::{GROUPS, UIDS};
 use crate::world::World;
@@ -14,17 +13,33 @@ impl World {
         if self.calm || !self.workers[worker].alive {
             return;
         }
-        let gateway = self.conns[conn].server.index;
+        let links: Vec<usize> = self.workers[worker].links.iter().flatten().copied().collect();
         while self.rng.percent(self.plan.command_percent.min(70)) {
-            self.command(gateway, conn, Some(client));
+            self.command(conn, &links, Some(client));
         }
     }
 
-    /// Sends a command over a link: to this client, if any, or to others.
-    pub(crate) fn command(&mut self, gateway: usize, conn: usize, client: Option<u32>) {
-        debug_assert_eq!(self.conns[conn].server.kind, ServerKind::Gateway);
+    /// Sends a command: to this client, if any, or to others. One for many goes over all `links` where there are
+    /// dispatchers, of which each covers its own gateways.
+    pub(crate) fn command(&mut self, conn: usize, links: &[usize], client: Option<u32>) {
+        if self.dispatchers.is_empty() {
+            let gateway = self.conns[conn].server.index;
+            let op = self.random_op(gateway, client);
+            self.send_op(conn, op);
+            return;
+        }
+        let gateway = self.rng.below(self.gateways.len());
         let op = self.random_op(gateway, client);
-        self.send_op(conn, op);
+        let is_named = op.client().is_some() || matches!(op, Op::SendAll { only: Some(_), .. });
+        if !is_named {
+            self.broadcast(links, &op);
+        } else if op.client() == client {
+            self.send_op(conn, op);
+        } else {
+            // Whoever kept a client_id may send to where its events came from once.
+            let conn = *self.rng.pick(links);
+            self.send_op(conn, op);
+        }
     }
 
     /// Sends a command and returns its number.

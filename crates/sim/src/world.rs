@@ -9,11 +9,13 @@ use tengate_proto::gateway::Config;
 use tengate_proto::register::Register;
 
 use crate::client::Client;
+use crate::coverage::Coverage;
+use crate::dispatchers::DispatcherSlot;
 use crate::model::Model;
 use crate::network::{Conn, Server};
 use crate::op::Op;
 use crate::outside::Outside;
-use crate::plan::Plan;
+use crate::plan::{Cluster, Plan};
 use crate::process::Process;
 use crate::registers::Upstream;
 use crate::rng::Rng;
@@ -32,6 +34,8 @@ pub struct World {
     pub(crate) conns: Vec<Conn>,
     pub(crate) gateways: Vec<Gate>,
     pub(crate) registers: Vec<RegisterSlot>,
+    /// Empty when workers link to gateways.
+    pub(crate) dispatchers: Vec<DispatcherSlot>,
     pub(crate) workers: Vec<Worker>,
     pub(crate) outsides: Vec<Outside>,
     pub(crate) clients: Vec<Client>,
@@ -39,6 +43,7 @@ pub struct World {
     pub(crate) by_id: BTreeMap<(Server, u32), usize>,
     /// Every command, by number; the first means nothing.
     pub(crate) ops: Vec<Op>,
+    pub(crate) coverage: Coverage,
     /// Nobody starts anything, and nothing fails.
     pub(crate) calm: bool,
     /// When a gateway last closed a client, or heard that one is gone.
@@ -63,6 +68,10 @@ pub struct Totals {
     pub answers: u64,
     /// Events that moved to another worker.
     pub rerouted: u64,
+    /// Events that a dispatcher gave back.
+    pub returned: u64,
+    /// Homes that gateways took.
+    pub moves: u64,
     /// Faults that were carried out.
     pub faults: u64,
 }
@@ -72,9 +81,18 @@ pub struct Totals {
 pub(crate) struct Gate {
     pub(crate) config: Arc<Config>,
     pub(crate) server: Server,
+    /// The process runs.
+    pub(crate) up: bool,
+    /// It takes clients and links in.
     pub(crate) life: Option<Life>,
     /// Its connections to registers.
     pub(crate) upstreams: Vec<Upstream>,
+    /// Its lease, in dispatched mode.
+    pub(crate) first_proc_id: Option<u16>,
+    /// What each connected register wishes for its home; `None` for one that has said nothing.
+    pub(crate) wishes: Vec<Option<Option<String>>>,
+    /// What it was told.
+    pub(crate) wish: Option<String>,
 }
 
 /// A running gateway.
@@ -124,6 +142,12 @@ pub(crate) enum Event {
     GatewayUpstream(usize, usize),
     /// A worker's client of a register has something to do.
     WorkerUpstream(usize, usize),
+    /// A dispatcher's client of a register has something to do.
+    DispatcherUpstream(usize, usize),
+    /// A dispatcher's control thread looks at its links.
+    Look(Server),
+    /// A worker finishes events of a link.
+    Finish(usize, usize),
     /// Something fails.
     Fault,
 }
@@ -155,8 +179,13 @@ const HAPPENINGS_MAX: u64 = 3_000_000;
 ///
 /// # Errors
 /// What a check found, with the last happenings when `tracing` keeps them.
-pub fn run(seed: u64, plant: Option<Plant>, tracing: Tracing) -> Result<Totals, Failure> {
-    let mut world = World::new(seed, plant, tracing);
+pub fn run(
+    cluster: Cluster,
+    seed: u64,
+    plant: Option<Plant>,
+    tracing: Tracing,
+) -> Result<Totals, Failure> {
+    let mut world = World::new(cluster, seed, plant, tracing);
     world.live();
     match world.failure {
         None => Ok(world.totals),
@@ -165,9 +194,12 @@ pub fn run(seed: u64, plant: Option<Plant>, tracing: Tracing) -> Result<Totals, 
 }
 
 impl World {
-    fn new(seed: u64, plant: Option<Plant>, tracing: Tracing) -> Self {
+    fn new(cluster: Cluster, seed: u64, plant: Option<Plant>, tracing: Tracing) -> Self {
         let mut rng = Rng::new(seed);
-        let plan = Plan::new(&mut rng);
+        let plan = match cluster {
+            Cluster::Direct => Plan::direct(&mut rng),
+            Cluster::Dispatched => Plan::dispatched(&mut rng),
+        };
         Self {
             now: Instant::ZERO,
             rng,
@@ -178,11 +210,13 @@ impl World {
             conns: Vec::new(),
             gateways: Vec::new(),
             registers: Vec::new(),
+            dispatchers: Vec::new(),
             workers: Vec::new(),
             outsides: Vec::new(),
             clients: Vec::new(),
             by_id: BTreeMap::new(),
             ops: vec![Op::Hello],
+            coverage: Coverage::default(),
             calm: false,
             last_end: Instant::ZERO,
             totals: Totals::default(),
@@ -198,6 +232,7 @@ impl World {
     fn live(&mut self) {
         self.note(|world| format!("plan {:?}", world.plan));
         self.start_everything();
+        self.run_until(self.now + self.plan.overture);
         for _ in 0..self.plan.round_count {
             self.calm = false;
             self.plan_round();
@@ -261,6 +296,11 @@ impl World {
                 self.gateway_upstream_due(gateway, register);
             }
             Event::WorkerUpstream(worker, register) => self.worker_upstream_due(worker, register),
+            Event::DispatcherUpstream(dispatcher, register) => {
+                self.dispatcher_upstream_due(dispatcher, register);
+            }
+            Event::Look(server) => self.dispatcher_looks(server),
+            Event::Finish(worker, target) => self.worker_finishes(worker, target),
             Event::Fault => self.strike(),
         }
     }
