@@ -250,6 +250,7 @@ impl Gateway {
     }
 
     /// The client of this shard with this number.
+    #[inline]
     fn find(&self, connection_id: u32) -> Option<ConnId> {
         let hash = self.hasher.hash_one(connection_id);
         let same = |index: u32| {

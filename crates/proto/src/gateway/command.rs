@@ -16,6 +16,7 @@ use crate::wire::php::{self, Value, write};
 
 impl Gateway {
     /// Carries out a command that has no reply.
+    #[inline]
     pub(super) fn execute(
         &mut self,
         now: Instant,

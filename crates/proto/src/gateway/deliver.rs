@@ -18,6 +18,8 @@ pub(super) struct Encoded {
     forms: [Vec<u8>; Form::COUNT],
     /// Room for whatever is put together before it is sent.
     pub(super) scratch: Vec<u8>,
+    /// Room for an event that is not encoded where it leaves from.
+    pub(super) event: Vec<u8>,
 }
 
 /// How a message looks on a client's connection.

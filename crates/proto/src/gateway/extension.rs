@@ -63,6 +63,7 @@ impl Gateway {
     }
 
     /// A frame whose command is none of GatewayWorker's.
+    #[cold]
     pub(super) fn handle_extension(
         &mut self,
         now: Instant,
@@ -99,6 +100,7 @@ impl Gateway {
     }
 
     /// A dispatcher gives an event back that it could not deliver.
+    #[cold]
     pub(super) fn handle_returned(
         &mut self,
         now: Instant,

@@ -191,6 +191,7 @@ impl Gateway {
     }
 
     /// A worker or outside client says who it is.
+    #[cold]
     fn handle_hello(
         &mut self,
         now: Instant,
@@ -363,6 +364,7 @@ impl Gateway {
     }
 
     /// Carries a worker's command out where its clients are.
+    #[inline]
     fn handle_command(
         &mut self,
         now: Instant,

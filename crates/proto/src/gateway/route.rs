@@ -4,7 +4,6 @@
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::net::Ipv6Addr;
 
 use tengate_base::{ConnId, How, Instant, Sink};
 
@@ -73,7 +72,6 @@ impl Gateway {
             Body::Scalar(body) => (FLAG_SCALAR, body),
             Body::Serialized(body) => (0, body),
         };
-        let ipv6 = if client.ip == 0 { self.ipv6.get(conn.0 as usize).copied() } else { None };
         let header = Header {
             command: command as u8,
             local_ip: self.config.lan_ip.to_bits(),
@@ -81,33 +79,15 @@ impl Gateway {
             client_ip: client.ip,
             client_port: client.port,
             connection_id: client.connection_id,
-            flag: if ipv6.is_some() { flag | FLAG_IPV6 } else { flag },
+            flag,
             gateway_port: self.config.listeners[usize::from(client.door.0)].port,
         };
-        let Some(worker) = self.workers.bound(client.worker) else {
-            if client.abandoned {
-                return;
-            }
-            self.stats.events += 1;
-            let mut frame = Vec::new();
-            encode(&header, ipv6, &client.session, body, &mut frame);
-            // A client that leaves needs no room made for it, only its goodbye kept.
-            let staying = (command != Command::OnClose).then_some(conn);
-            if self.admit_waiting(now, staying, frame.len(), sink) {
-                self.wait(now, staying, &frame, sink);
-            }
-            return;
+        let has_ipv4 = client.ip != 0 || self.ipv6.is_empty();
+        let (link, slow) = match self.workers.bound(client.worker) {
+            Some(worker) if has_ipv4 && !worker.down => (worker.link, worker.slow),
+            _ => return self.emit_apart(now, conn, &header, body, sink),
         };
         self.stats.events += 1;
-        if worker.detaching {
-            let mut frame = Vec::new();
-            encode(&header, ipv6, &client.session, body, &mut frame);
-            return self.hold(now, conn, command, &frame, sink);
-        }
-        if worker.down {
-            return encode(&header, ipv6, &client.session, body, &mut worker.backlog.held);
-        }
-        let (link, slow) = (worker.link, worker.slow);
         if slow && !self.admit_slow(now, conn, command, sink) {
             return;
         }
@@ -115,16 +95,77 @@ impl Gateway {
         let Some(client) = self.client(conn) else { return };
         if link.shard != self.shard {
             mesh::encode_event(link, sink.mesh(link.shard), |out| {
-                encode(&header, ipv6, &client.session, body, out)
+                header.encode(&client.session, body, out)
             });
         } else if is_open {
-            encode(&header, ipv6, &client.session, body, sink.buffer(link.conn));
+            header.encode(&client.session, body, sink.buffer(link.conn));
             self.watch_link(now, link, sink);
         } else {
             // The link is gone or going, and the directory has not said so yet.
             let mut frame = Vec::new();
-            encode(&header, ipv6, &client.session, body, &mut frame);
+            header.encode(&client.session, body, &mut frame);
             self.handle_event(now, self.shard, link, &frame, sink);
+        }
+    }
+
+    /// As [`Gateway::emit`], for events that are not simply put into a link: there is no worker, it is down, or the client
+    /// has no IPv4 address.
+    #[cold]
+    fn emit_apart(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        header: &Header,
+        body: &[u8],
+        sink: &mut impl Sink,
+    ) {
+        let mut frame = core::mem::take(&mut self.encoded.event);
+        frame.clear();
+        let Some(client) = self.client(conn) else { return };
+        match self.ipv6.get(conn.0 as usize).filter(|_| client.ip == 0) {
+            None => header.encode(&client.session, body, &mut frame),
+            Some(address) => {
+                let header = Header { flag: header.flag | FLAG_IPV6, ..*header };
+                header.encode_behind(&address.octets(), &client.session, body, &mut frame);
+            }
+        }
+        self.emit_frame(now, conn, &frame, sink);
+        self.encoded.event = frame;
+    }
+
+    /// Sends an encoded event of a client to its worker, or where it waits for one.
+    fn emit_frame(&mut self, now: Instant, conn: ConnId, frame: &[u8], sink: &mut impl Sink) {
+        let (Some(client), Some(command)) = (self.client(conn), command_of(frame)) else { return };
+        let (binding, abandoned) = (client.worker, client.abandoned);
+        let Some(worker) = self.workers.bound(binding) else {
+            if abandoned {
+                return;
+            }
+            self.stats.events += 1;
+            // A client that leaves needs no room made for it, only its goodbye kept.
+            let staying = (command != Command::OnClose).then_some(conn);
+            if self.admit_waiting(now, staying, frame.len(), sink) {
+                self.wait(now, staying, frame, sink);
+            }
+            return;
+        };
+        self.stats.events += 1;
+        let (link, slow) = (worker.link, worker.slow);
+        if worker.detaching {
+            self.hold(now, conn, command, frame, sink);
+        } else if worker.down {
+            worker.backlog.held.extend_from_slice(frame);
+        } else if !slow || self.admit_slow(now, conn, command, sink) {
+            self.send_event(now, link, frame, sink);
+        }
+    }
+
+    /// Puts an encoded event into a link, here or on another shard.
+    fn send_event(&mut self, now: Instant, link: LinkId, frame: &[u8], sink: &mut impl Sink) {
+        if link.shard == self.shard {
+            self.handle_event(now, self.shard, link, frame, sink);
+        } else {
+            Mesh::Event { link, frame }.encode(sink.mesh(link.shard));
         }
     }
 
@@ -398,19 +439,7 @@ impl Gateway {
             return worker.backlog.held.extend_from_slice(frame);
         }
         let link = worker.link;
-        if link.shard == self.shard {
-            self.handle_event(now, self.shard, link, frame, sink);
-        } else {
-            mesh::encode_event(link, sink.mesh(link.shard), |out| out.extend_from_slice(frame));
-        }
-    }
-}
-
-/// Appends an event. With an address of its own kind before the session when the client has no IPv4 address.
-fn encode(header: &Header, ipv6: Option<Ipv6Addr>, session: &[u8], body: &[u8], out: &mut Vec<u8>) {
-    match ipv6 {
-        None => header.encode(session, body, out),
-        Some(address) => header.encode_behind(&address.octets(), session, body, out),
+        self.send_event(now, link, frame, sink);
     }
 }
 
@@ -429,6 +458,9 @@ pub(super) fn client_of(frame: &[u8]) -> Option<u32> {
 
 /// The connection_id in an inner frame that is an event: links carry answers and more to a worker, which end with them.
 pub(super) fn event_of(frame: &[u8]) -> Option<u32> {
-    let command = frame.get(4).and_then(|number| Command::from_number(*number))?;
-    command.is_event().then(|| client_of(frame))?
+    command_of(frame)?.is_event().then(|| client_of(frame))?
+}
+
+fn command_of(frame: &[u8]) -> Option<Command> {
+    frame.get(4).and_then(|number| Command::from_number(*number))
 }

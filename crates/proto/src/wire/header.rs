@@ -109,6 +109,7 @@ impl Command {
     }
 
     /// Whether the sender waits for a reply.
+    #[inline]
     pub fn is_query(self) -> bool {
         matches!(
             self,
@@ -126,11 +127,13 @@ impl Command {
     }
 
     /// Whether a gateway tells a worker of a client with it.
+    #[inline]
     pub fn is_event(self) -> bool {
         matches!(self, Self::OnConnect | Self::OnMessage | Self::OnClose | Self::OnWebsocketConnect)
     }
 
     /// Whether it concerns only the client its header names.
+    #[inline]
     pub fn is_for_one_client(self) -> bool {
         matches!(
             self,
