@@ -235,7 +235,8 @@ impl Dispatcher {
             return None;
         }
         self.number_bits = shards.number_bits;
-        let gateway = self.gateway_mut(conn)?;
+        // It says who it is once.
+        let gateway = self.gateway_mut(conn).filter(|gateway| gateway.shards.count == 0)?;
         let (address, first_proc_id) = (gateway.address, shards.first_proc_id);
         gateway.shards = shards;
         let proc_ids = gateway.proc_ids();

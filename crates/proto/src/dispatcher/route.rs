@@ -13,8 +13,18 @@ use crate::gateway::SlowWorker;
 use crate::wire::extension::{Extension, FLAG_IPV6, proc_id_of};
 use crate::wire::header::{Command, FLAG_SCALAR, Header, InnerFrame};
 
-/// Events with the instants at which they are given up, in order.
-type Queue = VecDeque<(Instant, Box<[u8]>)>;
+/// Events, oldest first.
+type Queue = VecDeque<Waiter>;
+
+/// An event that waits.
+#[derive(Debug)]
+struct Waiter {
+    /// When it is given up.
+    deadline: Instant,
+    frame: Box<[u8]>,
+    /// In which life of its shard it came: a later client may have the same number.
+    life: u32,
+}
 
 /// Events that wait because there is no worker for them, oldest first.
 #[derive(Debug, Default)]
@@ -27,18 +37,18 @@ pub(super) struct Waiting {
 
 impl Waiting {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.queue.front().map(|(deadline, _)| *deadline)
+        self.queue.front().map(|waiter| waiter.deadline)
     }
 
-    fn push(&mut self, deadline: Instant, frame: &[u8]) {
-        self.bytes += frame.len();
-        self.queue.push_back((deadline, frame.into()));
+    fn push(&mut self, waiter: Waiter) {
+        self.bytes += waiter.frame.len();
+        self.queue.push_back(waiter);
     }
 
-    fn pop_due(&mut self, now: Instant) -> Option<Box<[u8]>> {
-        let (_, frame) = self.queue.pop_front_if(|(deadline, _)| *deadline <= now)?;
-        self.bytes -= frame.len();
-        Some(frame)
+    fn pop_due(&mut self, now: Instant) -> Option<Waiter> {
+        let waiter = self.queue.pop_front_if(|waiter| waiter.deadline <= now)?;
+        self.bytes -= waiter.frame.len();
+        Some(waiter)
     }
 
     fn take(&mut self) -> (Queue, BTreeSet<u32>) {
@@ -62,7 +72,7 @@ impl Dispatcher {
             self.stats.command_ignored += 1;
             return;
         }
-        self.give(now, frame, encoded, &mut None, sink);
+        self.give(now, frame, encoded, None, &mut None, sink);
     }
 
     /// An event whose worker is gone goes to another. Events of clients whose gateway is gone all go to one, `orphans`.
@@ -74,22 +84,26 @@ impl Dispatcher {
         sink: &mut impl Sink,
     ) {
         if let Ok(Some((frame, _))) = InnerFrame::decode(encoded, usize::MAX) {
-            self.give(now, &frame, encoded, orphans, sink);
+            self.give(now, &frame, encoded, None, orphans, sink);
         }
     }
 
+    /// Finds an event's worker and hands it over. With `life`, the event is of that life of its shard.
     fn give(
         &mut self,
         now: Instant,
         frame: &InnerFrame<'_>,
         encoded: &[u8],
+        life: Option<u32>,
         orphans: &mut Option<WorkerRef>,
         sink: &mut impl Sink,
     ) {
         let (id, port) = (frame.header.connection_id, frame.header.gateway_port);
         let is_close = frame.header.command == Command::OnClose as u8;
         let proc_id = self.proc_id(id);
-        let bindings = self.procs.get_mut(&proc_id).map(|proc| &mut proc.bindings);
+        let proc = self.procs.get_mut(&proc_id);
+        let proc = proc.filter(|proc| life.is_none_or(|life| proc.life == life));
+        let bindings = proc.map(|proc| &mut proc.bindings);
         let is_orphan = bindings.is_none();
         let bound = bindings.and_then(|bindings| bindings.get(id));
         let known = bound.map(|bound| bound.worker).or(*orphans);
@@ -100,8 +114,9 @@ impl Dispatcher {
             worker = self.choose(frame, &id.to_be_bytes()).unwrap_or(WorkerRef::NONE);
             is_new = true;
         }
-        if is_close || is_orphan {
-            // Of a client that is gone only this event is left.
+        if is_orphan {
+            // Nothing is known of its client, and nothing is to be.
+        } else if is_close {
             if let Some(proc) = self.procs.get_mut(&proc_id) {
                 proc.bindings.remove(id);
             }
@@ -138,7 +153,8 @@ impl Dispatcher {
     pub(super) fn rebind(&mut self, id: u32, uid: &[u8]) {
         let proc_id = self.proc_id(id);
         let Some(proc) = self.procs.get_mut(&proc_id) else { return };
-        let Some(bound) = proc.bindings.get(id) else { return };
+        let bound = proc.bindings.get(id).filter(|bound| bound.worker != WorkerRef::ABANDONED);
+        let Some(bound) = bound else { return };
         let group = super::workers::group_of(&self.config, bound.port);
         if group.balance != super::Balance::HashUid {
             return;
@@ -271,7 +287,9 @@ impl Dispatcher {
             self.stats.drop_no_worker += 1;
             return self.abandon(id, is_close, sink);
         }
-        self.waiting.push(now + self.config.no_worker_grace, encoded);
+        let life = self.procs.get(&self.proc_id(id)).map_or(0, |proc| proc.life);
+        let deadline = now + self.config.no_worker_grace;
+        self.waiting.push(Waiter { deadline, frame: encoded.into(), life });
         // A client that leaves needs no room made for it, only its goodbye kept.
         if !is_close && self.waiting.paused.insert(id) {
             self.stats.paused += 1;
@@ -281,10 +299,12 @@ impl Dispatcher {
 
     /// Gives events up that have waited too long, and closes their clients.
     pub(super) fn expire_waiting(&mut self, now: Instant, sink: &mut impl Sink) {
-        while let Some(encoded) = self.waiting.pop_due(now) {
+        while let Some(Waiter { frame, life, .. }) = self.waiting.pop_due(now) {
             self.stats.drop_no_worker += 1;
-            let is_close = encoded.get(4) == Some(&(Command::OnClose as u8));
-            if let Some(id) = client_of(&encoded) {
+            let is_close = frame.get(4) == Some(&(Command::OnClose as u8));
+            let Some(id) = client_of(&frame) else { continue };
+            self.waiting.paused.remove(&id);
+            if self.procs.get(&self.proc_id(id)).is_some_and(|proc| proc.life == life) {
                 self.abandon(id, is_close, sink);
             }
         }
@@ -292,12 +312,13 @@ impl Dispatcher {
 
     /// Closes a client nobody serves. Its end has no receiver either.
     fn abandon(&mut self, id: u32, is_close: bool, sink: &mut impl Sink) {
-        self.waiting.paused.remove(&id);
         let proc_id = self.proc_id(id);
         let Some(proc) = self.procs.get_mut(&proc_id).filter(|_| !is_close) else { return };
-        if proc.bindings.get(id).is_some_and(|bound| bound.worker == WorkerRef::ABANDONED) {
+        let before = proc.bindings.get(id).map_or(WorkerRef::NONE, |bound| bound.worker);
+        if before == WorkerRef::ABANDONED {
             return;
         }
+        self.workers.release(before);
         proc.bindings.set(id, WorkerRef::ABANDONED, 0);
         self.stats.close_no_worker += 1;
         self.destroy(id, sink);
@@ -307,16 +328,17 @@ impl Dispatcher {
     pub(super) fn handle_worker_up(&mut self, now: Instant, sink: &mut impl Sink) {
         let (queue, paused) = self.waiting.take();
         let mut orphans = None;
-        for (deadline, encoded) in queue {
-            let Ok(Some((frame, _))) = InnerFrame::decode(&encoded, usize::MAX) else { continue };
+        for waiter in queue {
+            let encoded = &waiter.frame;
+            let Ok(Some((frame, _))) = InnerFrame::decode(encoded, usize::MAX) else { continue };
             if self.workers.serves(&self.config, frame.header.gateway_port) {
-                self.give(now, &frame, &encoded, &mut orphans, sink);
+                self.give(now, &frame, encoded, Some(waiter.life), &mut orphans, sink);
             } else {
-                self.waiting.push(deadline, &encoded);
+                self.waiting.push(waiter);
             }
         }
         let still: BTreeSet<u32> =
-            self.waiting.queue.iter().filter_map(|(_, frame)| client_of(frame)).collect();
+            self.waiting.queue.iter().filter_map(|waiter| client_of(&waiter.frame)).collect();
         for id in paused {
             if still.contains(&id) {
                 self.waiting.paused.insert(id);
@@ -330,12 +352,12 @@ impl Dispatcher {
     pub(super) fn return_waiting(&mut self, gateway: ConnId, sink: &mut impl Sink) -> u64 {
         let (queue, paused) = self.waiting.take();
         let mut returned = 0;
-        for (deadline, encoded) in queue {
-            if client_of(&encoded).and_then(|id| self.gateway_of(id)) == Some(gateway) {
+        for waiter in queue {
+            if client_of(&waiter.frame).and_then(|id| self.gateway_of(id)) == Some(gateway) {
                 returned += 1;
-                self.return_event(gateway, &encoded, sink);
+                self.return_event(gateway, &waiter.frame, sink);
             } else {
-                self.waiting.push(deadline, &encoded);
+                self.waiting.push(waiter);
             }
         }
         self.waiting.paused =

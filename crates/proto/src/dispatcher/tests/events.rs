@@ -218,6 +218,31 @@ fn a_gateway_that_comes_back_has_new_clients() {
 }
 
 #[test]
+fn an_event_that_waits_for_an_earlier_client_does_not_cost_a_later_one_its_connection() {
+    let mut bed = Bed::new(config());
+    let gateway = bed.home_gateway(1);
+    bed.event(gateway, CONNECT, client(1, 1), "of the first");
+    bed.lose(gateway);
+    let again = bed.home_gateway(1);
+    bed.advance(1000);
+    bed.event(again, CONNECT, client(1, 1), "of the second");
+    bed.frames(again);
+    bed.advance(4500);
+    assert!(bed.commands(again).is_empty());
+    let worker = bed.worker("chat");
+    assert_eq!(bed.bodies(worker), ["of the second"]);
+}
+
+#[test]
+fn a_gateway_that_says_twice_who_it_is_is_closed() {
+    let mut bed = Bed::new(config());
+    let gateway = bed.gateway(1);
+    let welcome = br#"{"version":1,"gateway":{"first_proc_id":1,"count":1,"number_bits":22}}"#;
+    bed.say(gateway, Extension::Welcome, 0, welcome);
+    assert_eq!((bed.shell.is_open(gateway), bed.stats().gateways), (false, 0));
+}
+
+#[test]
 fn what_is_no_dispatched_gateway_is_given_up_with_a_warning() {
     let mut bed = Bed::new(config());
     let silent = bed.dial("10.0.1.1:2900");
