@@ -97,6 +97,7 @@ impl Gateway {
     }
 
     /// A worker or dispatcher identified itself.
+    #[cold]
     pub(super) fn handle_join(
         &mut self,
         now: Instant,
@@ -134,6 +135,7 @@ impl Gateway {
     }
 
     /// A worker's or dispatcher's link is gone.
+    #[cold]
     pub(super) fn handle_leave(&mut self, now: Instant, link: LinkId, sink: &mut impl Sink) {
         match self.config.mode {
             Mode::Direct => self.tell_all(now, &Mesh::WorkerDown { link }, sink),
@@ -154,6 +156,7 @@ impl Gateway {
     }
 
     /// A dispatcher is going away.
+    #[cold]
     pub(super) fn handle_drain(&mut self, now: Instant, link: LinkId, sink: &mut impl Sink) {
         if let Some(dispatcher) = self.homes.find(link) {
             dispatcher.draining = true;
@@ -162,6 +165,7 @@ impl Gateway {
     }
 
     /// A dispatcher that was the home has given everything back. Its link, known by `serial` now, is as good as any other.
+    #[cold]
     pub(super) fn handle_detached(
         &mut self,
         now: Instant,

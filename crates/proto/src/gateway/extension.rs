@@ -128,6 +128,7 @@ impl Gateway {
     }
 
     /// All shards are told of a new home, this one too. If the link is here, so is the dispatcher.
+    #[cold]
     pub(super) fn greet_home(&mut self, link: LinkId, sink: &mut impl Sink) {
         self.hints.home = Some(link);
         if link.shard == self.shard
@@ -140,6 +141,7 @@ impl Gateway {
     }
 
     /// The home is to be another: its events are held, and its shard is told so.
+    #[cold]
     pub(super) fn handle_detach(&mut self, now: Instant, link: LinkId, sink: &mut impl Sink) {
         if self.workers.detach(link) {
             self.tell(now, link.shard, &Mesh::DownAck { link }, sink);
@@ -148,6 +150,7 @@ impl Gateway {
 
     /// A shard has sent its last event for a link. What the link cannot write comes back when it is gone, and is older than
     /// what that shard will send elsewhere.
+    #[cold]
     pub(super) fn handle_down_ack(
         &mut self,
         now: Instant,
@@ -196,6 +199,7 @@ impl Gateway {
     }
 
     /// The home wants a client of this shard read no further, or again.
+    #[cold]
     pub(super) fn handle_pace_client(
         &mut self,
         link: LinkId,

@@ -78,6 +78,7 @@ impl Gateway {
     }
 
     /// Passes changes of the shard `from` on to the home, while the link is that.
+    #[cold]
     pub(super) fn handle_names(
         &mut self,
         from: ShardId,
