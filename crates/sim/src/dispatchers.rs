@@ -4,7 +4,7 @@ use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::time::Duration;
 use std::sync::Arc;
 
-use tengate_base::{CloseCause, Door, ShardId};
+use tengate_base::{CloseCause, Door, Instant, ShardId};
 use tengate_proto::dispatcher::{Config, DIALED, Dispatcher, LISTEN};
 use tengate_proto::register::RegisterRole;
 use tengate_proto::wire::register::{Block, LinkedGateway, LinkedWorker, Links};
@@ -35,10 +35,10 @@ pub(crate) struct DispatcherSlot {
 pub(crate) enum Stopping {
     /// It serves.
     No,
-    /// It waits until no gateway needs it.
-    Draining,
-    /// It waits until its links are closed.
-    Closing,
+    /// It waits until no gateway needs it, or this long.
+    Draining(Instant),
+    /// It waits until its links are closed, or this long.
+    Closing(Instant),
 }
 
 /// The only shard of a dispatcher.
@@ -47,6 +47,10 @@ const SHARD: ShardId = ShardId(0);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it does while it stops.
 const STOP_POLL: Duration = Duration::from_millis(20);
+/// What gateways get beyond the time that workers have.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// How long links may take to write what is queued.
+const LINK_GRACE: Duration = Duration::from_secs(1);
 
 impl DispatcherSlot {
     /// One that does not run.
@@ -116,22 +120,20 @@ impl World {
                 self.dispatcher_reports(server.index);
                 self.dispatcher_dials(server.index);
             }
-            Stopping::Draining => {
+            Stopping::Draining(limit) => {
                 self.schedule(self.now + STOP_POLL, Event::Look(server));
                 let slot = &self.dispatchers[server.index];
-                if slot.core().is_some_and(Dispatcher::is_drained) {
+                if self.now > limit || slot.core().is_some_and(Dispatcher::is_drained) {
                     self.dispatcher_closes(server);
                 }
             }
-            Stopping::Closing => {
+            Stopping::Closing(limit) => {
                 let slot = &self.dispatchers[server.index];
                 let open = slot.process.as_ref().map_or(0, |it| it.shell.open_count(SHARD));
-                if open > 0 {
-                    return self.schedule(self.now + STOP_POLL, Event::Look(server));
+                if self.now > limit || open == 0 {
+                    return self.kill(server);
                 }
-                self.note(|_| format!("{server:?} has stopped"));
-                self.dispatchers[server.index].process = None;
-                self.restart_later(server);
+                self.schedule(self.now + STOP_POLL, Event::Look(server));
             }
         }
     }
@@ -223,12 +225,13 @@ impl World {
 
     /// A dispatcher begins to stop in order.
     pub(crate) fn stop_dispatcher(&mut self, index: usize) {
+        let now = self.now;
         let slot = &mut self.dispatchers[index];
         let server = slot.server;
         if slot.process.is_none() || slot.stopping != Stopping::No {
             return;
         }
-        slot.stopping = Stopping::Draining;
+        slot.stopping = Stopping::Draining(now + slot.config.detach_limit + DRAIN_GRACE);
         self.note(|_| format!("{server:?} is asked to stop"));
         self.leave_registers(server);
         self.instruct(server, |core, _, sink| core.drain(sink));
@@ -236,14 +239,14 @@ impl World {
     }
 
     fn dispatcher_closes(&mut self, server: Server) {
-        self.dispatchers[server.index].stopping = Stopping::Closing;
+        self.dispatchers[server.index].stopping = Stopping::Closing(self.now + LINK_GRACE);
         self.instruct(server, |core, now, sink| core.close_links(now, sink));
     }
 
     fn instruct(
         &mut self,
         server: Server,
-        call: impl FnOnce(&mut Dispatcher, tengate_base::Instant, &mut crate::shell::Memory),
+        call: impl FnOnce(&mut Dispatcher, Instant, &mut crate::shell::Memory),
     ) {
         let now = self.now;
         let Some(process) = &mut self.dispatchers[server.index].process else { return };

@@ -199,7 +199,7 @@ impl World {
     }
 
     /// A server process dies, and is started again later.
-    fn kill(&mut self, server: Server) {
+    pub(crate) fn kill(&mut self, server: Server) {
         if !self.is_running(server) {
             return;
         }

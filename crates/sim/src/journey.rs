@@ -3,6 +3,7 @@
 //! The network lists what it lost with a link, a dispatcher's witness what it took. So every event that a gateway counts
 //! is somewhere, and one that reaches a worker twice or too late is seen.
 
+use tengate_proto::dispatcher::Balance;
 use tengate_proto::wire::extension::Extension;
 use tengate_proto::wire::header::{Command, InnerFrame};
 use tengate_proto::worker::{Event as Told, EventKind};
@@ -41,11 +42,18 @@ impl World {
         }
         let told = &self.clients[index].told;
         let newest = told.iter().filter(|before| before.link == link).map(|before| before.event);
-        if newest.max().is_some_and(|newest| newest > event) {
+        // Where the uid decides on the worker, getting one moves the client in the middle of its events.
+        if newest.max().is_some_and(|newest| newest > event) && !self.moves_clients() {
             self.fail(format!("event {event} of client {index} came late on link {link}"));
         }
         self.clients[index].told.push(client::Told { link, event, lost: false });
         Some(Fate::Told)
+    }
+
+    /// Whether some dispatcher moves clients to other workers while theirs live.
+    pub(crate) fn moves_clients(&self) -> bool {
+        let mut balances = self.plan.dispatchers.iter().map(|it| it.default_group.balance);
+        balances.any(|balance| balance == Balance::HashUid)
     }
 
     /// Whether an event that reached a worker over this link may reach another: only when the worker acknowledges.

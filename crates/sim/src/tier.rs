@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tengate_base::ShardId;
-use tengate_proto::dispatcher::{Balance, GatewayView};
+use tengate_proto::dispatcher::GatewayView;
 use tengate_proto::wire::extension::NameKind;
 
 use crate::client::Told;
@@ -270,9 +270,7 @@ impl World {
 
     /// Whether a client's events may come back to a link that another one has followed.
     pub(crate) fn may_go_back(&self, client: usize) -> bool {
-        let balances = self.plan.dispatchers.iter().map(|it| it.default_group.balance);
-        self.moves(self.clients[client].server.index) > 1
-            || balances.into_iter().any(|balance| balance == Balance::HashUid)
+        self.moves(self.clients[client].server.index) > 1 || self.moves_clients()
     }
 
     /// What dispatchers still have although nobody is connected.

@@ -31,6 +31,15 @@ impl Plan {
         let dispatcher_count = rng.between(1, 3);
         let worker_count = rng.between(1, 6);
         let acknowledging = *rng.pick(&[0, 0, 50, 100]);
+        let balance = *rng.pick(&[
+            Balance::LeastConnections,
+            Balance::LeastConnections,
+            Balance::RoundRobin,
+            Balance::RoundRobin,
+            Balance::Random,
+            Balance::HashIp,
+            Balance::HashUid,
+        ]);
         let client_count = match rng.below(200) {
             0 => rng.between(1000, 2000),
             1..=9 => rng.between(100, 400),
@@ -41,7 +50,7 @@ impl Plan {
                 .map(|at| dispatched_gateway(config(rng, at, loopback, &secret), rng, number_bits))
                 .collect(),
             dispatchers: (0..dispatcher_count)
-                .map(|at| dispatcher(rng, at, loopback, &secret))
+                .map(|at| dispatcher(rng, at, loopback, &secret, balance))
                 .collect(),
             acknowledging: (0..worker_count).map(|_| rng.percent(acknowledging)).collect(),
             register_count: rng.between(1, 3),
@@ -60,7 +69,7 @@ impl Plan {
             task_micros: *rng.pick(&[10, 2000, 40_000]),
             ipv6_percent: *rng.pick(&[0, 0, 30]),
             overture: if rng.percent(90) { Duration::from_secs(5) } else { Duration::ZERO },
-            rest: Duration::from_secs(10),
+            rest: Duration::from_secs(12),
         }
     }
 }
@@ -76,7 +85,13 @@ fn dispatched_gateway(
     config
 }
 
-fn dispatcher(rng: &mut Rng, index: usize, loopback: bool, secret: &SecretKey) -> Config {
+fn dispatcher(
+    rng: &mut Rng,
+    index: usize,
+    loopback: bool,
+    secret: &SecretKey,
+    balance: Balance,
+) -> Config {
     let number = u8::try_from(index).expect("few dispatchers");
     let address = if loopback {
         SocketAddrV4::new(Ipv4Addr::LOCALHOST, 3900 + u16::from(number))
@@ -93,13 +108,7 @@ fn dispatcher(rng: &mut Rng, index: usize, loopback: bool, secret: &SecretKey) -
         SlowWorker::Drop,
         SlowWorker::Close,
     ]);
-    config.default_group.balance = *rng.pick(&[
-        Balance::LeastConnections,
-        Balance::RoundRobin,
-        Balance::Random,
-        Balance::HashUid,
-        Balance::HashIp,
-    ]);
+    config.default_group.balance = balance;
     config.no_worker_grace = rng.millis(0, 2500);
     config.no_worker_bytes_max = *rng.pick(&[200, 5000, 1_000_000]);
     config.pending_queries_max = *rng.pick(&[1, 2, 100]);
