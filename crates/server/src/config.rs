@@ -244,7 +244,7 @@ pub(crate) enum Routing {
 pub(crate) struct Dispatcher {
     pub(crate) listen: Spanned<Listen>,
     pub(crate) lan_ip: Option<Spanned<IpAddr>>,
-    pub(crate) register_address: Spanned<OneOrMany<PeerAddress>>,
+    pub(crate) register_address: Option<Spanned<OneOrMany<PeerAddress>>>,
     #[serde(skip_serializing)]
     pub(crate) secret_key: Option<Spanned<Secret>>,
     pub(crate) secret_key_file: Option<Spanned<PathBuf>>,
@@ -308,6 +308,7 @@ impl Default for Register {
 
 impl Default for Gateway {
     fn default() -> Self {
+        let register = PeerAddress { host: "127.0.0.1".to_owned(), port: 1236 };
         let client = Client { listen: Some(default(loopback(8282))), ..Client::default() };
         Self {
             mode: Mode::default(),
@@ -315,7 +316,7 @@ impl Default for Gateway {
             shards: None,
             pin_cores: default(PinCores::InOrder),
             max_connections: None,
-            register_address: default(local_register()),
+            register_address: default(OneOrMany(vec![register])),
             secret_key: None,
             secret_key_file: None,
             close_linger: default(Period::secs(10)),
@@ -383,7 +384,7 @@ impl Default for Dispatcher {
         Self {
             listen: default(loopback(3900)),
             lan_ip: None,
-            register_address: default(local_register()),
+            register_address: None,
             secret_key: None,
             secret_key_file: None,
             balance: Balance::default(),
@@ -407,6 +408,13 @@ impl Default for Dispatcher {
 impl Default for Demo {
     fn default() -> Self {
         Self { worker: true, page_listen: default(loopback(8080)) }
+    }
+}
+
+impl Config {
+    /// The registers a dispatcher announces itself to: its own, else the gateway's.
+    pub(crate) fn dispatcher_registers(&self) -> &Spanned<OneOrMany<PeerAddress>> {
+        self.dispatcher.register_address.as_ref().unwrap_or(&self.gateway.register_address)
     }
 }
 
@@ -451,10 +459,6 @@ impl fmt::Display for Protocol {
 /// A value nobody wrote: its empty span says that it has no place in any source.
 fn default<T>(value: T) -> Spanned<T> {
     Spanned::new(0..0, value)
-}
-
-fn local_register() -> OneOrMany<PeerAddress> {
-    OneOrMany(vec![PeerAddress { host: "127.0.0.1".to_owned(), port: 1236 }])
 }
 
 /// The largest `proc_id` that a connection_id has room for, with the usual 22 bits for the number.

@@ -91,7 +91,7 @@ impl Control {
         let peers = |service: &Service| {
             let addresses = match service.name {
                 roles::GATEWAY => config.gateway.register_address.get_ref().0.as_slice(),
-                roles::DISPATCHER => config.dispatcher.register_address.get_ref().0.as_slice(),
+                roles::DISPATCHER => config.dispatcher_registers().get_ref().0.as_slice(),
                 _ => &[],
             };
             let service = service.name;

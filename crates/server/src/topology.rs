@@ -49,7 +49,7 @@ fn show(register: &str, line: &[u8], json: bool) -> Result<(), Failure> {
 /// The registers gateways use; without any that are written, the one that is described here.
 fn registers(config: &Config) -> Vec<String> {
     let (listen, peers) = (&config.register.listen, &config.gateway.register_address);
-    let sections = [peers, &config.dispatcher.register_address];
+    let sections = [peers, config.dispatcher_registers()];
     if let Some(peers) = sections.into_iter().find(|peers| !peers.span().is_empty()) {
         return peers.get_ref().0.iter().map(ToString::to_string).collect();
     }

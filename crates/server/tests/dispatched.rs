@@ -420,7 +420,7 @@ fn start_runs_the_chat_in_dispatched_mode_too() {
     let config = format!(
         "[register]\nlisten = \"{register}\"\n[gateway]\nregister_address = \"{register}\"\n\
          [gateway.inner]\nlisten = \"{inner}\"\n[[gateway.client]]\nlisten = \"{client}\"\n\
-         [dispatcher]\nlisten = \"{dispatcher}\"\nregister_address = \"{register}\"\n\
+         [dispatcher]\nlisten = \"{dispatcher}\"\n\
          [demo]\npage_listen = \"{page}\"\n"
     );
     place.file("t.toml", &config);

@@ -112,7 +112,7 @@ pub(crate) struct Connection {
     /// A client's number in the cluster, else the connection's number in its shard.
     pub(crate) id: u32,
     pub(crate) protocol: String,
-    /// A worker's key.
+    /// A worker's key. At a dispatcher a gateway has `gateway:` and its inner address.
     pub(crate) worker_key: Option<String>,
     /// Bytes received and not consumed.
     pub(crate) recv_queue_bytes: u64,

@@ -100,9 +100,8 @@ fn check_addresses(config: &Config, findings: &mut Vec<Finding>) {
         }
     }
     check_registers("gateway", &gateway.register_address, &taken, findings);
-    // Its default is the gateway's, which was looked at.
-    if !dispatcher.register_address.span().is_empty() {
-        check_registers("dispatcher", &dispatcher.register_address, &taken, findings);
+    if let Some(registers) = &dispatcher.register_address {
+        check_registers("dispatcher", registers, &taken, findings);
     }
 }
 
@@ -246,12 +245,17 @@ fn check_same_secret(config: &Config, findings: &mut Vec<Finding>) {
             .parse()
             .is_ok_and(|ip| collide(listen.get_ref().0, SocketAddr::new(ip, peer.port)))
     };
+    let peers = &config.gateway.register_address;
     let roles = [
-        (Keyed::gateway(config), &config.gateway.register_address),
-        (Keyed::dispatcher(config), &config.dispatcher.register_address),
+        (Keyed::gateway(config), peers, !peers.span().is_empty()),
+        (
+            Keyed::dispatcher(config),
+            config.dispatcher_registers(),
+            config.dispatcher.register_address.is_some(),
+        ),
     ];
-    for (role, peers) in roles {
-        let is_described = !peers.span().is_empty() || role.key.is_some() || role.file.is_some();
+    for (role, peers, names_register) in roles {
+        let is_described = names_register || role.key.is_some() || role.file.is_some();
         if is_described && !register.agrees(&role) && peers.get_ref().0.iter().any(same_register) {
             let section = role.section;
             let problem = format!(

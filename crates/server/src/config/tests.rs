@@ -265,6 +265,15 @@ fn a_dispatcher_needs_an_address_of_its_own_that_workers_reach() {
 }
 
 #[test]
+fn a_dispatcher_uses_the_registers_of_its_gateway_unless_it_has_its_own() {
+    let registers = |text: &str| read(text, &[]).config.dispatcher_registers().get_ref().0[0].port;
+    assert_eq!(registers(""), 1236);
+    assert_eq!(registers("[gateway]\nregister_address = \"r:1\"\n"), 1);
+    let own = "[dispatcher]\nregister_address = \"r:2\"\n";
+    assert_eq!(registers(&format!("[gateway]\nregister_address = \"r:1\"\n{own}")), 2);
+}
+
+#[test]
 fn groups_of_workers_that_contradict_are_refused() {
     let group = |keys: &str| format!("[[dispatcher.group]]\nports = [8282]\n{keys}\n");
     assert_eq!(

@@ -74,6 +74,7 @@ impl Dialer {
             let _ended = orders.send(Order::Report(links.reported.clone()));
         }
         let named: BTreeSet<&String> = self.named.iter().flatten().collect();
+        self.unreachable.retain(|address| named.contains(address));
         for address in named {
             let Ok(gateway) = address.parse::<SocketAddr>() else {
                 if self.unreachable.insert(address.clone()) {
