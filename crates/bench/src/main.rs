@@ -17,6 +17,7 @@ mod fanout;
 mod churn;
 mod storm;
 mod slow;
+mod outage;
 mod rings;
 mod floor;
 mod worker;
@@ -45,6 +46,7 @@ Examples:
   tengate-bench echo ws://127.0.0.1:8282 --clients 1000 --rate 20000 --svg latency.svg
   tengate-bench fanout text://127.0.0.1:8283 --to group --group-size 50 --at-once 20
   tengate-bench hold ws://127.0.0.1:8282 --clients 50000 --processes 4 --source 127.0.0.2-127.0.0.5
+  tengate-bench outage ws://127.0.0.1:8282 --clients 200 --rate 2000 --seconds 10
   tengate-bench churn http://127.0.0.1:80/small.txt --clients 64";
 
 #[derive(Debug, Subcommand)]
@@ -61,6 +63,9 @@ enum Mode {
     Storm(storm::Options),
     /// A few clients stop reading while broadcasts go on: what the others notice, and what becomes of the few.
     Slow(slow::Options),
+    /// Numbered messages on a schedule while something is broken: which are lost, which come twice, how long nobody is
+    /// answered.
+    Outage(outage::Options),
     /// Items through rings between two threads, padded and not, pinned and not.
     Rings(rings::Options),
     /// Draws the latencies of several runs, kept with --keep, into one picture.
@@ -83,6 +88,7 @@ fn main() -> ExitCode {
         Mode::Churn(options) => churn::run(&options),
         Mode::Storm(options) => storm::run(&options),
         Mode::Slow(options) => slow::run(&options),
+        Mode::Outage(options) => outage::run(&options),
         Mode::Rings(options) => rings::run(&options),
         Mode::Plot(options) => plot::run(&options),
         Mode::Floor(options) => floor::run(&options),

@@ -10,7 +10,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::clients::{Clients, Event};
-use crate::latency::{Latencies, NANOS_PER_SECOND, nanos, now_nanos};
+use crate::latency::{Latencies, NANOS_PER_SECOND, float, nanos, now_nanos};
 use crate::parts::Share;
 
 /// Instants at a constant rate, of which one part has every so many.
@@ -49,11 +49,20 @@ impl Schedule {
         Self { start_nanos, rate, share, next: 0, count: share.of(total) as u64 }
     }
 
+    /// How many events this part has.
+    pub(crate) fn len(&self) -> u64 {
+        self.count
+    }
+
     /// When the next event is due; `None` after the last.
     pub(crate) fn due(&self) -> Option<u64> {
-        let number = self.next * self.share.count as u64 + self.share.index as u64;
-        (self.next < self.count)
-            .then(|| self.start_nanos + nanos(crate::latency::float(number) / self.rate))
+        (self.next < self.count).then(|| self.due_of(self.next))
+    }
+
+    /// When the event of this number in this part is due; after the last, when it would be.
+    pub(crate) fn due_of(&self, number: u64) -> u64 {
+        let number = number * self.share.count as u64 + self.share.index as u64;
+        self.start_nanos + nanos(float(number) / self.rate)
     }
 
     /// Takes the next event if it is due: its number in this part, and the instant.
