@@ -3,6 +3,7 @@
 //! [`SETS`] says what is compared with what; [`subject`] starts it, `tengate-bench` measures it, [`table`] puts medians
 //! and spread together.
 
+mod failover;
 mod subject;
 mod table;
 mod tables;
@@ -298,12 +299,11 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     if let ["tables", rest @ ..] = arguments {
         return tables::run(rest);
     }
+    if let ["failover", rest @ ..] = arguments {
+        return failover::run(rest);
+    }
     let options = Options::parse(arguments)?;
-    let status = Command::new("cargo")
-        .args(["build", "--release", "--locked", "--bin", "tengate", "--bin", "tengate-bench"])
-        .current_dir(root())
-        .status()?;
-    ensure!(status.success(), "the release build failed");
+    build()?;
     let folder = folder();
     fs::create_dir_all(folder.join("latencies")).with_context(|| folder.display().to_string())?;
     for set in &options.sets {
@@ -314,6 +314,16 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         say(&format!("\n{table}"));
     }
     say(&format!("bench: kept in {}", folder.display()));
+    Ok(())
+}
+
+/// Makes both programs as they are released.
+fn build() -> Result<()> {
+    let status = Command::new("cargo")
+        .args(["build", "--release", "--locked", "--bin", "tengate", "--bin", "tengate-bench"])
+        .current_dir(root())
+        .status()?;
+    ensure!(status.success(), "the release build failed");
     Ok(())
 }
 

@@ -20,6 +20,9 @@ cargo xtask <task>
                         and coroutine
   bench tables [--rounds N]
                         tables of uids at ten million keys, beside hashbrown's and DPDK's
+  bench failover [FAULT...] [--rounds N]
+                        what clients notice while parts of a cluster are killed and restarted; faults: nothing,
+                        kill-dispatcher, kill-worker, roll-dispatchers, roll-workers, kill-gateway, kill-register
   instructions [--accept]
                         instructions of each path through the gateway, against the figures kept; --accept keeps these
   tidy                  house rules that no lint knows: module docs, file lengths, citations

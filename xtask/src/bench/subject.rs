@@ -269,7 +269,7 @@ fn move_to(core: u16, pid: u32) -> Result<()> {
 }
 
 /// Asks again until it is so.
-fn wait_for(what: &str, mut ready: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(super) fn wait_for(what: &str, mut ready: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = now() + Duration::from_secs(10);
     while !ready()? {
         ensure!(now() < deadline, "{what} does not come up");
@@ -311,7 +311,7 @@ fn pids(is_wanted: impl Fn(&PathBuf) -> bool) -> Result<Vec<u32>> {
 
 /// The first of `count` ports in a row that nobody listens on, below those the kernel gives to connecting clients: PHP
 /// does not listen where a client's old connection still lingers.
-fn free_run(count: u16) -> Result<u16> {
+pub(super) fn free_run(count: u16) -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(20_000);
     loop {
         let first = NEXT.fetch_add(count, Ordering::Relaxed);
@@ -335,6 +335,6 @@ fn now() -> Instant {
     clippy::disallowed_methods,
     reason = "waits for processes that tell nobody when they are ready"
 )]
-fn pause(time: Duration) {
+pub(super) fn pause(time: Duration) {
     thread::sleep(time);
 }

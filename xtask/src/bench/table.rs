@@ -83,6 +83,16 @@ impl Spread {
             [self.least, self.median, self.greatest].map(|value| number(value, self.median));
         format!("**{median}** [{least}…{greatest}]")
     }
+
+    /// As [`show`](Self::show), of figures that have no use for fractions; the median alone when all are the same.
+    pub(super) fn show_whole(self) -> String {
+        let [least, median, greatest] =
+            [self.least, self.median, self.greatest].map(|value| number(value.round(), f64::MAX));
+        if least == greatest {
+            return format!("**{median}**");
+        }
+        format!("**{median}** [{least}…{greatest}]")
+    }
 }
 
 /// With as many digits as the median deserves, and blanks between thousands.
