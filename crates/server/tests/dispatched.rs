@@ -256,6 +256,25 @@ fn a_rolling_restart_of_dispatchers_loses_nothing() {
 }
 
 #[test]
+fn a_stopping_gateway_tells_workers_of_every_client() {
+    let mut all = Dispatched::start(1);
+    let mut clients = all.clients(3);
+    let [stopping, _staying] = &all.gateways;
+    stopping.process.signal(Signal::TERM);
+    for (index, (client, id)) in clients.iter_mut().enumerate() {
+        if index % 2 == 0 {
+            assert_eq!(client.message(), None);
+            let worker = &mut all.workers[0];
+            worker.wait_for_line(&format!("closed {id}"));
+            assert_eq!(worker.count_of(&format!("closed {id}")), 1);
+        } else {
+            assert!(client.ask("echo 1").starts_with("echo 1 "));
+            assert_eq!(client.ask("count"), "count 3");
+        }
+    }
+}
+
+#[test]
 fn a_restarted_gateway_keeps_its_numbers() {
     let mut all = Dispatched::start(1);
     let first_proc_ids = |all: &Dispatched| {
