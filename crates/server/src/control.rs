@@ -289,14 +289,16 @@ async fn insist(stop: &mut Stop, since: Instant) {
 }
 
 /// A graceful stop: no worker is sent here any more, clients get what is queued for them, then workers hear of their
-/// going, gateways of other processes move to another dispatcher, then everything is closed.
+/// going, gateways of other processes move to another dispatcher, then everything is closed. Who asks a dispatcher alone is
+/// sent there until its gateways have moved: before, nobody else covers them.
 async fn shut_down(
     control: &Control,
     registers: JoinSet<()>,
     demo: Option<DemoWorker>,
     exits: &mut Exits,
 ) {
-    drop(registers);
+    let is_dispatcher = control.shared.role == Role::Dispatcher;
+    let registers = is_dispatcher.then_some(registers);
     let had_clients = control.shared.client_count().await > 0;
     control.tell_all(|| Command::CloseClients);
     let deadline = Instant::now() + control.config.gateway.close_linger.get_ref().0;
@@ -304,6 +306,7 @@ async fn shut_down(
         tokio::time::sleep(STOP_POLL).await;
     }
     let had_gateways = drain(control).await;
+    drop(registers);
     if had_clients || had_gateways {
         // Workers are busy with the last events and may want to ask the gateway about them.
         tokio::time::sleep(LAST_WORDS).await;
