@@ -108,9 +108,11 @@ impl Dispatcher {
         let bound = bindings.and_then(|bindings| bindings.get(id));
         let known = bound.map(|bound| bound.worker).or(*orphans);
         let mut worker = known.unwrap_or(WorkerRef::NONE);
-        let is_abandoned = worker == WorkerRef::ABANDONED;
+        if worker == WorkerRef::ABANDONED {
+            return self.drop_abandoned(now, id, is_close, encoded);
+        }
         let mut is_new = false;
-        if !is_abandoned && self.workers.bound(worker).is_none() {
+        if self.workers.bound(worker).is_none() {
             worker = self.choose(frame, &id.to_be_bytes()).unwrap_or(WorkerRef::NONE);
             is_new = true;
         }
@@ -125,9 +127,6 @@ impl Dispatcher {
             && let Some(proc) = self.procs.get_mut(&proc_id)
         {
             proc.bindings.set(id, worker, port);
-        }
-        if is_abandoned {
-            return;
         }
         if self.workers.bound(worker).is_none() {
             return self.wait(now, id, is_close, encoded, sink);
@@ -283,13 +282,12 @@ impl Dispatcher {
         {
             return self.return_event(conn, encoded, sink);
         }
-        if self.waiting.bytes + encoded.len() > self.config.no_worker_bytes_max {
+        // What says that a client left is kept in any case, or a worker would keep a ghost.
+        if !is_close && self.waiting.bytes + encoded.len() > self.config.no_worker_bytes_max {
             self.stats.drop_no_worker += 1;
-            return self.abandon(id, is_close, sink);
+            return self.abandon(id, sink);
         }
-        let life = self.procs.get(&self.proc_id(id)).map_or(0, |proc| proc.life);
-        let deadline = now + self.config.no_worker_grace;
-        self.waiting.push(Waiter { deadline, frame: encoded.into(), life });
+        self.push_waiting(now, id, encoded);
         // A client that leaves needs no room made for it, only its goodbye kept.
         if !is_close && self.waiting.paused.insert(id) {
             self.stats.paused += 1;
@@ -303,17 +301,49 @@ impl Dispatcher {
             self.stats.drop_no_worker += 1;
             let is_close = frame.get(4) == Some(&(Command::OnClose as u8));
             let Some(id) = client_of(&frame) else { continue };
-            self.waiting.paused.remove(&id);
-            if self.procs.get(&self.proc_id(id)).is_some_and(|proc| proc.life == life) {
-                self.abandon(id, is_close, sink);
+            if self.procs.get(&self.proc_id(id)).is_none_or(|proc| proc.life != life) {
+                self.waiting.paused.remove(&id);
+            } else if is_close {
+                self.forget_client(id);
+            } else {
+                self.abandon(id, sink);
             }
         }
     }
 
-    /// Closes a client nobody serves. Its end has no receiver either.
-    fn abandon(&mut self, id: u32, is_close: bool, sink: &mut impl Sink) {
+    fn push_waiting(&mut self, now: Instant, id: u32, encoded: &[u8]) {
+        let life = self.procs.get(&self.proc_id(id)).map_or(0, |proc| proc.life);
+        let deadline = now + self.config.no_worker_grace;
+        self.waiting.push(Waiter { deadline, frame: encoded.into(), life });
+    }
+
+    /// An event of a client that was given up. With its last one the client is forgotten, but not before older ones that
+    /// still wait: they would be taken for those of a client that is there.
+    fn drop_abandoned(&mut self, now: Instant, id: u32, is_close: bool, encoded: &[u8]) {
+        if is_close && self.waiting.paused.contains(&id) {
+            return self.push_waiting(now, id, encoded);
+        }
+        self.stats.drop_no_worker += 1;
+        if is_close {
+            self.forget_client(id);
+        }
+    }
+
+    /// A client that nobody served is gone.
+    fn forget_client(&mut self, id: u32) {
+        self.waiting.paused.remove(&id);
         let proc_id = self.proc_id(id);
-        let Some(proc) = self.procs.get_mut(&proc_id).filter(|_| !is_close) else { return };
+        if let Some(proc) = self.procs.get_mut(&proc_id)
+            && let Some(worker) = proc.bindings.remove(id)
+        {
+            self.workers.release(worker);
+        }
+    }
+
+    /// Closes a client nobody serves. Its end has no receiver either.
+    fn abandon(&mut self, id: u32, sink: &mut impl Sink) {
+        let proc_id = self.proc_id(id);
+        let Some(proc) = self.procs.get_mut(&proc_id) else { return };
         let before = proc.bindings.get(id).map_or(WorkerRef::NONE, |bound| bound.worker);
         if before == WorkerRef::ABANDONED {
             return;

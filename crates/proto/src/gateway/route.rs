@@ -142,9 +142,9 @@ impl Gateway {
                 return;
             }
             self.stats.events += 1;
-            // A client that leaves needs no room made for it, only its goodbye kept.
-            let staying = (command != Command::OnClose).then_some(conn);
-            if self.admit_waiting(now, staying, frame.len(), sink) {
+            if self.admit_waiting(now, conn, command, frame.len(), sink) {
+                // A client that leaves needs no room made for it, only its goodbye kept.
+                let staying = (command != Command::OnClose).then_some(conn);
                 self.wait(now, staying, frame, sink);
             }
             return;
@@ -248,19 +248,23 @@ impl Gateway {
         }
     }
 
-    /// Decides on an event while there is no worker: whether there is room to wait. `conn` is its client, if that stays.
+    /// Decides on an event of a client while there is no worker: whether there is room to wait.
     fn admit_waiting(
         &mut self,
         now: Instant,
-        conn: Option<ConnId>,
+        conn: ConnId,
+        command: Command,
         len: usize,
         sink: &mut impl Sink,
     ) -> bool {
-        let has_room = self.waiting.bytes + len <= self.config.no_worker_bytes_max;
+        let is_close = command == Command::OnClose;
+        // Without a home, workers are there all the same, and would keep a ghost of a client whose end they do not hear of.
+        let is_kept = is_close && self.config.mode == Mode::Dispatched;
+        let has_room = is_kept || self.waiting.bytes + len <= self.config.no_worker_bytes_max;
         if !has_room {
             self.stats.drop_no_worker += 1;
-            if let Some(conn) = conn {
-                self.abandon(now, conn, sink);
+            if !is_close {
+                self.abandon(now, conn, Some(command), sink);
             }
         }
         has_room
@@ -307,18 +311,27 @@ impl Gateway {
         while let Some(frame) = self.waiting.pop_due(now) {
             self.stats.drop_no_worker += 1;
             if let Some(conn) = client_of(&frame).and_then(|id| self.find(id)) {
-                self.abandon(now, conn, sink);
+                self.abandon(now, conn, None, sink);
             }
         }
     }
 
-    /// Closes a client nobody serves. Its end has no receiver either, so no event tells of it.
-    fn abandon(&mut self, now: Instant, conn: ConnId, sink: &mut impl Sink) {
+    /// Closes a client nobody serves, whose event was `refused`. Its end has no receiver either, so no event tells of it;
+    /// but in dispatched mode only when no other event did.
+    fn abandon(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        refused: Option<Command>,
+        sink: &mut impl Sink,
+    ) {
+        let is_unheard_of = refused == Some(Command::OnConnect);
+        let is_direct = self.config.mode == Mode::Direct;
         let Some(client) = self.client_mut(conn) else { return };
         if client.closing {
             return;
         }
-        client.abandoned = true;
+        client.abandoned = is_direct || is_unheard_of;
         self.turn_away(now, conn, sink);
     }
 
