@@ -190,6 +190,8 @@ struct Dispatcher {
     links: Links,
     /// Whether it knows the gateways there are now.
     is_told: bool,
+    /// Whether it has had a worker since it connected.
+    has_served: bool,
 }
 
 impl Register {

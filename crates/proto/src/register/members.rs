@@ -71,8 +71,12 @@ impl Register {
             }
             self.leases.hold(&gateway.address);
         }
+        let serves = !links.workers.is_empty();
         if let Some(Role::Dispatcher(dispatcher)) = self.role_mut(conn) {
             dispatcher.links = links;
+            if serves && !replace(&mut dispatcher.has_served, true) {
+                self.members_changed = true;
+            }
         }
         for gateway in lost {
             self.leave_unless_used(now, &gateway.address);
@@ -172,7 +176,7 @@ impl Register {
     /// Finds out whom dispatchers connect to, and whose home is where.
     pub(super) fn find_members(&mut self) {
         let mut gateways = BTreeSet::new();
-        let mut dispatchers = BTreeSet::new();
+        let (mut dispatchers, mut serving) = (BTreeSet::new(), BTreeSet::new());
         for conn in &self.announced {
             let Some(Announced { address, role }) =
                 self.peer(*conn).and_then(|peer| peer.announced.as_ref())
@@ -183,11 +187,18 @@ impl Register {
                 Role::Dispatched(gateway) if matches!(gateway.lease, LeaseState::Leased(_)) => {
                     gateways.insert(&**address);
                 }
-                Role::Dispatcher(_) => _ = dispatchers.insert(&**address),
+                Role::Dispatcher(dispatcher) => {
+                    dispatchers.insert(&**address);
+                    if dispatcher.has_served {
+                        serving.insert(&**address);
+                    }
+                }
                 Role::Dispatched(_) | Role::Direct => {}
             }
         }
-        let homes = homes::assign(&gateways, &dispatchers);
+        // Workers take a moment to find a dispatcher that has just started: events would wait there for them.
+        let eligible = if serving.is_empty() { dispatchers } else { serving };
+        let homes = homes::assign(&gateways, &eligible);
         let is_same = self.members.iter().map(|address| &**address).eq(gateways.iter().copied());
         let members = (!is_same).then(|| gateways.into_iter().map(Box::from).collect());
         self.homes = homes;

@@ -78,6 +78,30 @@ fn only_what_changed_is_told_and_only_to_whom_it_concerns() {
     assert_eq!(bench.heard(moves), [""; 0]);
 }
 
+// protocol.md#dispatched-mode: where nobody would take its events, a gateway is not at home.
+#[test]
+fn a_dispatcher_is_a_home_once_it_has_had_a_worker_unless_none_has() {
+    let mut bench = settled();
+    for (conn, line) in
+        [(1, dispatcher("d:1")), (3, gateway("g:1", 1)), (4, gateway("g:2", 1)), (5, WORKER.into())]
+    {
+        bench.connect(conn, &line);
+    }
+    for conn in [3, 4] {
+        assert_eq!(bench.heard(conn).pop(), Some(home(Some("d:1"))), "nobody is better");
+    }
+    bench.say(1, &serves());
+    bench.connect(2, &dispatcher("d:2"));
+    bench.say(2, &links(&[], None));
+    let heard = |bench: &mut Bench| [3, 4].map(|conn| bench.heard(conn)).concat();
+    assert_eq!(heard(&mut bench), [""; 0], "no worker is linked to it yet");
+    bench.say(2, &serves());
+    let moved = home(Some("d:2"));
+    assert_eq!(heard(&mut bench), [&*moved], "two dispatchers share two gateways");
+    bench.say(2, &links(&[], None));
+    assert_eq!(heard(&mut bench), [""; 0], "workers that restart move nobody");
+}
+
 #[test]
 fn a_register_that_has_just_started_waits_for_claims() {
     let mut bench = Bench::default();
@@ -348,6 +372,12 @@ fn links(gateways: &[&str], block: Option<Block>) -> String {
     };
     let gateways = gateways.iter().map(linked).collect();
     encoded(&ToRegister::Links(Links { gateways, ..Links::default() }))
+}
+
+/// A report of one worker.
+fn serves() -> String {
+    let worker = LinkedWorker { key: "127.0.0.1:chat:0".into(), clients: 0 };
+    encoded(&ToRegister::Links(Links { workers: vec![worker], ..Links::default() }))
 }
 
 fn lease(first_proc_id: u16, shards: u16) -> String {
