@@ -117,6 +117,34 @@ fn slow_readers_get_later_what_the_server_kept() {
 }
 
 #[test]
+fn an_outage_counts_every_message_of_a_server_that_answers_all_and_of_one_that_is_gone() {
+    let server = Server::start(Speech::Websocket);
+    let load = ["--clients", "5", "--rate", "1000", "--seconds", "0.3"];
+    let report = json(&[&["outage", &server.url()], &load[..]].concat());
+    for (figure, count) in [("sent", 300), ("answered", 300), ("lost", 0), ("repeated", 0)] {
+        assert_eq!(report[figure], count, "{figure}");
+    }
+    for figure in ["out_of_order", "unasked", "closed", "unsent"] {
+        assert_eq!(report[figure], 0, "{figure}");
+    }
+    assert_eq!(report["lost_between_ms"], Value::Null);
+    for figure in ["silence_ms", "client_silence_ms_p99", "latency_us_p50"] {
+        assert!(report[figure].as_f64().unwrap() > 0.0, "{figure}");
+    }
+
+    let server = Server::start(Speech::Text);
+    server.answer_at_most(2 + 6);
+    let url = format!("text://{}", server.address);
+    let load = ["--clients", "2", "--rate", "1000", "--seconds", "0.1", "--bytes", "25"];
+    let report = json(&[&["outage", &url], &load[..]].concat());
+    // Both first messages are answered and six of the numbered ones; then the server closes each at its next message.
+    assert_eq!((&report["answered"], &report["closed"]), (&6.into(), &2.into()));
+    let [sent, lost, unsent] =
+        ["sent", "lost", "unsent"].map(|figure| report[figure].as_u64().unwrap());
+    assert_eq!((sent - lost, sent + unsent), (6, 100));
+}
+
+#[test]
 fn held_clients_are_measured_in_memory_and_echo_meanwhile() {
     let server = Server::start(Speech::Frame);
     let url = format!("frame://{}", server.address);
@@ -158,6 +186,8 @@ fn what_cannot_be_measured_is_refused_with_a_reason() {
         (vec!["echo", &url, "--clients", "2", "--pid", &pid_max], "given by --pid"),
         (vec!["echo", &url, "--processes", "2", "--clients", "1"], "--processes"),
         (vec!["fanout", &url, "--bytes", "3"], "at least 17"),
+        (vec!["outage", &url, "--bytes", "24"], "at least 25"),
+        (vec!["outage", &url, "--processes", "2"], "outage has one process"),
         (vec!["slow", &url, "--clients", "10", "--slow-percent", "100"], "too many slow clients"),
         (vec!["churn", &url, "--source", "192.0.2.1", "--clients", "1"], "--source 192.0.2.1"),
     ];

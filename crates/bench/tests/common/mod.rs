@@ -36,6 +36,8 @@ struct Seen {
     connections: AtomicU64,
     /// Answers to the ping that every websocket client gets with its welcome.
     pongs: AtomicU64,
+    /// How many messages are answered before whoever sends another is cut off, when that is limited.
+    answers_left: Mutex<Option<u64>>,
     /// Connections that are dropped as soon as this many have come, and how many of them.
     refusals: Mutex<(u64, u64)>,
 }
@@ -76,6 +78,11 @@ impl Server {
         *self.seen.refusals.lock().unwrap() = (after, count);
     }
 
+    /// Answers `count` messages of all clients together, and closes the connection of each further one.
+    pub(crate) fn answer_at_most(&self, count: u64) {
+        *self.seen.answers_left.lock().unwrap() = Some(count);
+    }
+
     /// How many clients have answered their ping.
     pub(crate) fn pongs(&self) -> u64 {
         self.seen.pongs.load(Ordering::SeqCst)
@@ -91,6 +98,14 @@ impl Seen {
     fn refuses(&self, number: u64) -> bool {
         let (after, count) = *self.refusals.lock().unwrap();
         (after..after + count).contains(&number)
+    }
+
+    /// Whether one more message may be answered.
+    fn may_answer(&self) -> bool {
+        let mut left = self.answers_left.lock().unwrap();
+        let may = *left != Some(0);
+        *left = left.map(|left| left.saturating_sub(1));
+        may
     }
 
     /// Sends to every client with this name, or to all.
@@ -122,6 +137,12 @@ impl Seen {
         let mut clients = self.clients.lock().unwrap();
         let client = clients.get_mut(&number).unwrap();
         client.stream.write_all(&speech.encode(message)).ok();
+    }
+
+    fn forget(&self, number: u64, stream: &TcpStream) {
+        self.clients.lock().unwrap().remove(&number);
+        // It may be gone already.
+        let _ = stream.shutdown(Shutdown::Both);
     }
 
     fn name(&self, number: u64, name: String) {
@@ -161,7 +182,10 @@ fn serve(speech: Speech, number: u64, stream: TcpStream, seen: &Seen) {
         while let Some((len, heard)) = is_open.then(|| decode(speech, &mut kept)).flatten() {
             kept.drain(..len);
             match heard {
-                Heard::Message(message) => seen.message(speech, number, &message),
+                Heard::Message(message) if seen.may_answer() => {
+                    seen.message(speech, number, &message);
+                }
+                Heard::Message(_) => return seen.forget(number, &stream),
                 Heard::Pong => drop(seen.pongs.fetch_add(1, Ordering::SeqCst)),
                 Heard::Farewell => is_open = false,
             }
@@ -170,9 +194,7 @@ fn serve(speech: Speech, number: u64, stream: TcpStream, seen: &Seen) {
             break;
         }
     }
-    seen.clients.lock().unwrap().remove(&number);
-    // It may be gone already.
-    let _ = stream.shutdown(Shutdown::Both);
+    seen.forget(number, &stream);
 }
 
 /// Answers a greeting; its length.
