@@ -4,7 +4,7 @@
 
 use core::fmt::Write as _;
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpStream;
@@ -335,21 +335,22 @@ impl Cluster {
         Ok(Part::Dispatcher(number.with_context(|| format!("{home} is no dispatcher of ours"))?))
     }
 
-    /// Until every gateway is at home where the register wants it, and every dispatcher has all gateways and workers.
+    /// Until every gateway is at home where the register wants it, and every dispatcher is some gateway's home and has all
+    /// gateways and workers.
     fn wait_until_whole(&self) -> Result<()> {
         wait_for("the whole cluster", || {
             let topology =
                 self.ask(Part::Register, &["topology", "--register", &self.register_address()]);
             let Ok(topology) = topology else { return Ok(false) };
-            let mut at_home = 0;
+            let (mut at_home, mut homes) = (0, BTreeSet::new());
             for gateway in topology["gateways"].as_array().into_iter().flatten() {
                 let is_home =
                     gateway["home"].is_string() && gateway["home"] == gateway["home_wish"];
                 at_home += usize::from(is_home);
+                homes.extend(gateway["home"].as_str());
             }
-            let dispatchers = topology["dispatchers"].as_array().map_or(0, Vec::len);
             Ok(at_home == GATEWAYS.len()
-                && dispatchers == DISPATCHERS.len()
+                && homes.len() == DISPATCHERS.len()
                 && DISPATCHERS.iter().all(|number| self.is_linked(Part::Dispatcher(*number))))
         })
     }
