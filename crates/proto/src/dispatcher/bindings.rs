@@ -2,6 +2,7 @@
 //!
 //! Cost: 12 bytes a client in chunks and about 9 in the hash table; nothing that grows is moved as a whole.
 
+use alloc::vec::Vec;
 use core::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
@@ -18,6 +19,8 @@ pub(super) struct Proc {
     pub(super) life: u32,
     /// Every name it held when this became its home is in the index; until then it may hold any.
     pub(super) listed: bool,
+    /// Changes of names that it told until then.
+    pub(super) news: Vec<u8>,
     /// Its clients' workers.
     pub(super) bindings: Bindings,
 }

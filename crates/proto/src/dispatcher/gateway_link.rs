@@ -248,6 +248,7 @@ impl Dispatcher {
                 gateway: conn,
                 life: self.last_life,
                 listed: false,
+                news: Vec::new(),
                 bindings: Bindings::new(self.config.seed),
             };
             if let Some(older) = self.procs.insert(proc_id, proc) {
@@ -277,13 +278,9 @@ impl Dispatcher {
         let (address, shards) = (gateway.address, gateway.shards);
         for shard in 0..shards.count {
             let proc_id = shards.first_proc_id.saturating_add(shard);
-            self.last_life += 1;
-            let life = self.last_life;
-            let Some(proc) = self.procs.get_mut(&proc_id).filter(|proc| proc.gateway == conn)
-            else {
-                continue;
-            };
-            (proc.life, proc.listed) = (life, false);
+            // Its life has begun with the link, or when this was its home before: events may overtake the word of HOME.
+            let proc = self.procs.get(&proc_id).filter(|proc| proc.gateway == conn);
+            let Some(life) = proc.map(|proc| proc.life) else { continue };
             self.ask_names(conn, proc_id, life, 0, sink);
         }
         self.notice(Notice::HomeTaken { address });
@@ -323,6 +320,7 @@ impl Dispatcher {
                 continue;
             };
             (proc.life, proc.listed) = (life, false);
+            proc.news = Vec::new();
             let bindings = core::mem::replace(&mut proc.bindings, Bindings::new(seed));
             self.release_all(&bindings);
         }
@@ -338,10 +336,12 @@ impl Dispatcher {
     fn handle_names(&mut self, conn: ConnId, connection_id: u32, list: &[u8]) {
         let Some(gateway) = self.gateway(conn).filter(|gateway| gateway.is_home()) else { return };
         let proc_id = proc_id_of(connection_id, gateway.shards.number_bits);
-        let Some(proc) = self.procs.get(&proc_id).filter(|proc| proc.gateway == conn) else {
-            return;
-        };
+        let proc = self.procs.get_mut(&proc_id).filter(|proc| proc.gateway == conn);
+        let Some(proc) = proc else { return };
         let life = proc.life;
+        if !proc.listed {
+            proc.news.extend_from_slice(list);
+        }
         self.note_names(Holder { proc_id, life }, list);
     }
 
@@ -380,7 +380,10 @@ impl Dispatcher {
                 let proc = self.procs.get_mut(&proc_id);
                 if let Some(proc) = proc.filter(|proc| proc.gateway == conn && proc.life == life) {
                     proc.listed = list.next == 0;
+                    let news = if proc.listed { core::mem::take(&mut proc.news) } else { Vec::new() };
                     self.note_names(Holder { proc_id, life }, list.names);
+                    // Answers keep to the order of questions, so that news of a later time may have overtaken the list.
+                    self.note_names(Holder { proc_id, life }, &news);
                     if list.next != 0 {
                         self.ask_names(conn, proc_id, life, list.next, sink);
                     }

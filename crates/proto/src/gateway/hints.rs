@@ -31,6 +31,9 @@ const PART_ENTRIES_MAX: usize = 1 << 16;
 /// Set in a cursor that walks the groups; without it, the uids.
 const GROUPS: u64 = 1 << 32;
 
+/// The cursor of who is to ask again from the beginning.
+const AGAIN: u64 = 1 << 33;
+
 impl Hints {
     /// The first client of a name came.
     pub(super) fn gained(&mut self, kind: NameKind, name: &[u8]) {
@@ -94,10 +97,18 @@ impl Gateway {
         }
     }
 
-    /// The part of this shard's names that begins at `cursor`, 0 for the first.
-    pub(super) fn list_names(&self, cursor: u64) -> Partial {
+    /// The part of this shard's names that begins at `cursor`, 0 for the first, for the dispatcher behind `link`.
+    pub(super) fn list_names(&self, link: LinkId, cursor: u64) -> Partial {
         let mut part = Part { names: Vec::new(), entries: 0 };
-        let next = self.list_part(cursor, &mut part);
+        let next = if self.hints.home != Some(link) {
+            // The dispatcher has heard before this shard that it is the home. It asks again: what changes between a list
+            // and the first change that is recorded would never be told.
+            AGAIN
+        } else if cursor == AGAIN {
+            self.list_part(0, &mut part)
+        } else {
+            self.list_part(cursor, &mut part)
+        };
         let mut answer = Vec::with_capacity(part.names.len() + 8);
         NameList { next, names: &part.names }.encode(&mut answer);
         Partial::Whole(answer)

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use tengate_base::{ConnId, Instant, ShardId, Sink};
 
 use super::Gateway;
-use super::mesh::Mesh;
+use super::mesh::{LinkId, Mesh};
 use crate::query::{Partial, Pending};
 use crate::wire::extension::Extension;
 use crate::wire::header::{Command, InnerFrame};
@@ -90,7 +90,7 @@ impl Gateway {
         }
         for shard in asked {
             if shard == self.shard {
-                let part = self.answer(question, frame);
+                let part = self.answer(id, question, frame);
                 self.collect(conn, seq, shard, part, sink);
             } else {
                 self.tell(now, shard, &Mesh::Query { link: id, seq, frame: encoded }, sink);
@@ -105,20 +105,20 @@ impl Gateway {
         let Some(question) = Question::of(frame.header.command) else { return };
         let mut partial = core::mem::take(&mut self.encoded.scratch);
         partial.clear();
-        self.answer(question, &frame).encode(&mut partial);
+        self.answer(link, question, &frame).encode(&mut partial);
         Mesh::Reply { link, seq, partial: &partial }.encode(sink.mesh(link.shard));
         self.encoded.scratch = partial;
     }
 
-    /// This shard's part of an answer.
-    fn answer(&self, question: Question, frame: &InnerFrame<'_>) -> Partial {
+    /// This shard's part of an answer for whoever is behind `link`.
+    fn answer(&self, link: LinkId, question: Question, frame: &InnerFrame<'_>) -> Partial {
         match question {
             Question::Query(command) => self.answer_query(command, frame),
             Question::Fence => Partial::Counts(Vec::new()),
             Question::ListNames => {
                 let cursor =
                     frame.body.first_chunk().map_or(0, |cursor| u64::from_be_bytes(*cursor));
-                self.list_names(cursor)
+                self.list_names(link, cursor)
             }
         }
     }

@@ -149,6 +149,9 @@ impl Gateway {
             }
             return;
         };
+        if worker.detaching && abandoned {
+            return;
+        }
         self.stats.events += 1;
         let (link, slow) = (worker.link, worker.slow);
         if worker.detaching {
@@ -288,8 +291,8 @@ impl Gateway {
         sink: &mut impl Sink,
     ) {
         let Some(client) = self.client(conn) else { return };
-        let (binding, abandoned) = (client.worker, client.abandoned);
-        let Some(worker) = self.workers.bound(binding).filter(|_| !abandoned) else { return };
+        let binding = client.worker;
+        let Some(worker) = self.workers.bound(binding) else { return };
         let held = &mut worker.backlog.held;
         // What says that a client left is kept in any case, or its worker would keep a ghost.
         let stays = command != Command::OnClose;
