@@ -71,6 +71,13 @@ impl DispatcherSlot {
         self.process.as_ref().map(|process| process.shell.peek(SHARD).dispatcher())
     }
 
+    /// Whether it counts events as dropped.
+    pub(crate) fn has_dropped(&self) -> bool {
+        self.core().map(Dispatcher::stats).is_some_and(|stats| {
+            stats.drop_no_worker + stats.drop_slow_worker + stats.close_slow_worker > 0
+        })
+    }
+
     fn links(&self) -> Links {
         let Some(core) = self.core() else { return Links::default() };
         let gateways = core.gateways().map(|gateway| LinkedGateway {

@@ -154,6 +154,8 @@ impl World {
         let links: Vec<usize> = dialed.filter(is_open).collect();
         if !links.is_empty() {
             let conn = *self.rng.pick(&links);
+            self.gateways[self.conns[conn].server.index].torn = true;
+            self.ghosts = true;
             harm(self, conn);
         }
     }
@@ -208,11 +210,21 @@ impl World {
             ServerKind::Gateway => {
                 self.gateways[server.index].life = None;
                 self.gateways[server.index].up = false;
+                self.ghosts = true;
             }
             ServerKind::Register => self.registers[server.index].process = None,
-            ServerKind::Dispatcher => self.dispatchers[server.index].process = None,
+            ServerKind::Dispatcher => {
+                if self.dispatchers[server.index].has_dropped() {
+                    self.droppers.insert(server);
+                }
+                self.dispatchers[server.index].process = None;
+                self.gateways.iter_mut().for_each(|gate| gate.torn = true);
+            }
         }
-        if server.kind == self.target(0).kind {
+        // A server that stopped in order has its last answers under way, and its end behind them.
+        let is_cut = |conn: usize| self.conns[conn].server_open;
+        if server.kind == self.target(0).kind && self.outsides[server.index].conn.is_none_or(is_cut)
+        {
             self.outsides[server.index] = Outside::default();
         }
         for conn in 0..self.conns.len() {

@@ -25,6 +25,7 @@ impl Gate {
             first_proc_id: None,
             wishes: Vec::new(),
             wish: None,
+            torn: false,
         }
     }
 
@@ -48,6 +49,7 @@ impl World {
         gate.up = true;
         gate.first_proc_id = None;
         gate.wish = None;
+        gate.torn = false;
         gate.wishes = vec![None; register_count];
         let address = gate.address().into();
         let role = if self.plan.dispatchers.is_empty() {

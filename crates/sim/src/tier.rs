@@ -87,7 +87,10 @@ impl World {
             let reached = &self.broadcast_at(*broadcast).reached;
             let right: BTreeMap<Server, u32> = expected.iter().map(|it| (*it, 1)).collect();
             if *reached != right {
-                return self.fail(format!("{op:?} reached {reached:?}, not {right:?}"));
+                let index = (0..self.dispatchers.len()).map(|index| self.check_index(index));
+                let index: Vec<_> = index.collect();
+                return self
+                    .fail(format!("{op:?} reached {reached:?}, not {right:?}; index: {index:?}"));
             }
         }
     }
@@ -258,14 +261,24 @@ impl World {
 
     /// Events of a client that dispatchers took and that came nowhere: those of one that died are lost, others were dropped.
     pub(crate) fn left_behind(&self, index: usize) -> (Vec<Told>, Vec<Told>) {
-        let held = self.clients[index].held.iter();
+        let client = &self.clients[index];
+        let is_new = |event: &u32| client.told.iter().all(|told| told.event != *event);
+        let held = client.held.iter().filter(|(event, _)| is_new(event));
         let told = |(event, server): (&u32, &Server)| {
             let lives = self.dispatchers[server.index].server == *server;
-            (lives, Told { link: usize::MAX, event: *event, lost: true })
+            (
+                lives || self.droppers.contains(server),
+                Told { link: usize::MAX, event: *event, lost: true },
+            )
         };
         let (dropped, lost): (Vec<_>, Vec<_>) = held.map(told).partition(|(lives, _)| *lives);
         let strip = |all: Vec<(bool, Told)>| all.into_iter().map(|(_, told)| told).collect();
         (strip(lost), strip(dropped))
+    }
+
+    /// Whether a connection is a worker's.
+    pub(crate) fn is_worker_link(&self, conn: usize) -> bool {
+        matches!(self.conns[conn].owner, Owner::Worker(_))
     }
 
     /// Whether a client's events may come back to a link that another one has followed.
@@ -275,6 +288,9 @@ impl World {
 
     /// What dispatchers still have although nobody is connected.
     pub(crate) fn tier_leftover(&self) -> Option<String> {
+        if self.ghosts {
+            return None;
+        }
         for slot in &self.dispatchers {
             let stats = slot.core()?.stats();
             let bound: u32 = slot.core()?.workers().map(|(_, bound)| bound).sum();

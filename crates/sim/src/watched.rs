@@ -9,6 +9,8 @@ use tengate_base::{App, CloseCause, ConnId, Door, Instant, Opened, ShardId, Sink
 use tengate_proto::gateway::{Described, Gateway, Stats};
 use tengate_proto::wire::header::{Command, InnerFrame};
 
+use crate::plan::Cluster;
+
 /// A shard and what it did.
 #[derive(Debug)]
 pub(crate) struct Watched {
@@ -78,17 +80,28 @@ pub enum Plant {
     ReturnTwice,
     /// A dispatcher does not hear which names a gateway holds, every fifth time.
     LoseNames,
-    /// A dispatcher does not hear that it is a gateway's home no more.
-    StayHome,
-    /// Acknowledged workers' events are forgotten when such a worker dies.
+    /// A dispatcher keeps no event until it is acknowledged.
     ForgetUnacknowledged,
-    /// A dispatcher hears only of one of two shards that a gateway has.
+    /// A dispatcher takes itself for the home of every gateway.
     CoverTwice,
 }
 
 impl Plant {
-    /// Those that any cluster shows.
-    pub const ALL: [Self; 10] = [
+    /// The cluster that has what it spoils.
+    pub fn cluster(self) -> Cluster {
+        match self {
+            Self::LoseBatch
+            | Self::ReorderReturned
+            | Self::LoseReturned
+            | Self::ForgetUnbind
+            | Self::ForgetClose
+            | Self::ReturnTwice => Cluster::Direct,
+            Self::LoseNames | Self::ForgetUnacknowledged | Self::CoverTwice => Cluster::Dispatched,
+        }
+    }
+
+    /// Every one.
+    pub const ALL: [Self; 9] = [
         Self::LoseBatch,
         Self::ReorderReturned,
         Self::LoseReturned,
@@ -96,7 +109,6 @@ impl Plant {
         Self::ForgetClose,
         Self::ReturnTwice,
         Self::LoseNames,
-        Self::StayHome,
         Self::ForgetUnacknowledged,
         Self::CoverTwice,
     ];
@@ -176,7 +188,6 @@ impl Watched {
                 | Plant::ForgetUnbind
                 | Plant::ForgetClose
                 | Plant::LoseNames
-                | Plant::StayHome
                 | Plant::ForgetUnacknowledged
                 | Plant::CoverTwice,
             )

@@ -52,26 +52,39 @@ impl Witness {
         core::mem::take(&mut self.journal)
     }
 
-    /// Makes frames mean nothing that a plant is about.
-    fn spoil(&mut self, bytes: &mut [u8], from_gateway: bool) {
-        let (number, every) = match self.plant {
-            Some(Plant::LoseNames) if from_gateway => (Extension::Names as u8, 5),
-            Some(Plant::StayHome) if from_gateway => (Extension::Detach as u8, 1),
-            _ => return,
-        };
+    /// Makes frames mean nothing that a plant is about. Whether a gateway has just said who it is.
+    fn spoil(&mut self, bytes: &mut [u8]) -> bool {
+        let mut is_welcome = false;
         let mut at = 0;
         while let Ok(Some((frame, len))) = InnerFrame::decode(&bytes[at..], usize::MAX) {
-            if frame.header.command == number {
-                self.seen += 1;
-                if self.seen.is_multiple_of(every) {
-                    bytes[at + 4] = UNKNOWN;
+            let command = Extension::from_number(frame.header.command);
+            is_welcome |= command == Some(Extension::Welcome);
+            self.seen += u32::from(command == Some(Extension::Names));
+            let is_lost = match self.plant {
+                Some(Plant::LoseNames) => {
+                    command == Some(Extension::Names) && self.seen.is_multiple_of(5)
                 }
+                Some(Plant::ForgetUnacknowledged) => command == Some(Extension::Ack),
+                _ => false,
+            };
+            let frame = &mut bytes[at..at + len];
+            if is_lost {
+                frame[4] = UNKNOWN;
+            }
+            let offer = frame.windows(OFFER.len()).position(|part| part == OFFER);
+            if let Some(offer) = offer
+                && self.plant == Some(Plant::ForgetUnacknowledged)
+            {
+                frame[offer + 1] = b'-';
             }
             at += len;
         }
+        is_welcome
     }
 }
 
+/// How a worker offers to acknowledge.
+const OFFER: &[u8] = b"\"ack\":true";
 /// A command nobody knows.
 const UNKNOWN: u8 = 250;
 
@@ -89,12 +102,17 @@ impl App for Witness {
     ) -> usize {
         let from_gateway =
             matches!(self.dispatcher.describe(conn), Some(Described::Gateway { .. }));
-        self.spoil(bytes, from_gateway);
+        let is_welcome = self.plant.is_some() && self.spoil(bytes);
         let before = self.dispatcher.stats().events;
         let consumed = self.dispatcher.handle_bytes(now, conn, bytes, sink);
         if from_gateway {
             let events = self.dispatcher.stats().events - before;
             self.journal.push(Taken { conn, bytes: consumed, events });
+        }
+        if is_welcome && self.plant == Some(Plant::CoverTwice) {
+            let mut home = Vec::new();
+            Extension::Home.encode(0, b"1", &mut home);
+            self.dispatcher.handle_bytes(now, conn, &mut home, sink);
         }
         consumed
     }

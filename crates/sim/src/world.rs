@@ -1,7 +1,7 @@
 //! The cluster in one thread: every process and peer, the bytes between them, and what happens next.
 
 use core::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use tengate_base::{Instant, ShardId};
@@ -46,6 +46,10 @@ pub struct World {
     pub(crate) coverage: Coverage,
     /// Nobody starts anything, and nothing fails.
     pub(crate) calm: bool,
+    /// The end of a client may have been lost with a link or a gateway while a dispatcher had older events of it.
+    pub(crate) ghosts: bool,
+    /// Dispatchers that have ended and had dropped events.
+    pub(crate) droppers: BTreeSet<Server>,
     /// When a gateway last closed a client, or heard that one is gone.
     pub(crate) last_end: Instant,
     pub(crate) totals: Totals,
@@ -93,6 +97,8 @@ pub(crate) struct Gate {
     pub(crate) wishes: Vec<Option<Option<String>>>,
     /// What it was told.
     pub(crate) wish: Option<String>,
+    /// A link to a dispatcher ended out of order since it started.
+    pub(crate) torn: bool,
 }
 
 /// A running gateway.
@@ -218,6 +224,8 @@ impl World {
             ops: vec![Op::Hello],
             coverage: Coverage::default(),
             calm: false,
+            ghosts: false,
+            droppers: BTreeSet::new(),
             last_end: Instant::ZERO,
             totals: Totals::default(),
             failure: None,
