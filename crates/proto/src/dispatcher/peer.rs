@@ -9,7 +9,7 @@ use core::time::Duration;
 
 use tengate_base::{Closed, ConnId, How, Instant, Opened, Sink};
 
-use super::route::split;
+use super::route::{event_of, split};
 use super::workers::WORKERS_MAX;
 use super::{Dispatcher, Notice, Slot};
 use crate::query::Pending;
@@ -71,6 +71,14 @@ impl Unacknowledged {
 
     pub(super) fn frames(&self) -> &[u8] {
         &self.bytes[self.head..]
+    }
+
+    /// The frame that begins at `at` was given back: it only waits to be acknowledged.
+    pub(super) fn give_back(&mut self, at: usize) {
+        let frame = &mut self.bytes[self.head + at..];
+        frame[4] = Command::Ping as u8;
+        // No gateway is owed it any more.
+        frame[17..21].fill(u8::MAX);
     }
 
     /// Takes everything out.
@@ -389,13 +397,14 @@ impl Dispatcher {
         };
         let (held, paused) = self.workers.remove(worker.slot);
         let kept = peer.unacknowledged.take();
-        for client in split(&kept).filter_map(super::route::client_of) {
+        for client in split(&kept).filter_map(event_of) {
             self.settle_owed(client);
         }
         let older = if worker.acknowledges { &kept } else { unsent };
         let mut rerouted = 0;
         let mut orphans = None;
-        for frame in split(older).chain(split(&held)) {
+        // Answers and keep-alives end with the link, and so does what was given back to its gateway.
+        for frame in split(older).chain(split(&held)).filter(|frame| event_of(frame).is_some()) {
             rerouted += 1;
             self.reroute(now, frame, &mut orphans, sink);
         }

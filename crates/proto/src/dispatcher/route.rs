@@ -401,11 +401,16 @@ impl Dispatcher {
         for conn in self.workers.up().map(|worker| worker.conn).collect::<Vec<_>>() {
             let Some(kept) = self.kept(conn) else { continue };
             let all = kept.frames().to_vec();
+            let mut at = 0;
             for frame in split(&all) {
-                if client_of(frame).and_then(|id| self.gateway_of(id)) == Some(gateway) {
+                if event_of(frame).and_then(|id| self.gateway_of(id)) == Some(gateway) {
                     returned += 1;
                     self.return_event(gateway, frame, sink);
+                    if let Some(kept) = self.kept(conn) {
+                        kept.give_back(at);
+                    }
                 }
+                at += frame.len();
             }
         }
         returned
@@ -454,6 +459,12 @@ pub(super) fn split(mut frames: &[u8]) -> impl Iterator<Item = &[u8]> {
         let (_, len) = InnerFrame::decode(frames, usize::MAX).ok()??;
         frames.split_off(..len)
     })
+}
+
+/// The connection_id in an inner frame that is an event.
+pub(super) fn event_of(frame: &[u8]) -> Option<u32> {
+    let command = Command::from_number(*frame.get(4)?)?;
+    command.is_event().then(|| client_of(frame))?
 }
 
 /// The connection_id in an inner frame.
