@@ -283,12 +283,16 @@ impl World {
 
     /// Whether a client's events may come back to a link that another one has followed.
     pub(crate) fn may_go_back(&self, client: usize) -> bool {
-        self.moves(self.clients[client].server.index) > 1 || self.moves_clients()
+        // What one worker did not acknowledge another gets, also while the first still reads it.
+        self.moves(self.clients[client].server.index) > 1
+            || self.moves_clients()
+            || self.plan.acknowledging.contains(&true)
     }
 
     /// What dispatchers still have although nobody is connected.
     pub(crate) fn tier_leftover(&self) -> Option<String> {
-        if self.ghosts {
+        // Older events may follow a client's end where that was lost, or went to another worker than they did.
+        if self.ghosts || self.moves_clients() {
             return None;
         }
         for slot in &self.dispatchers {
