@@ -284,7 +284,9 @@ impl World {
     /// Whether a client's events may come back to a link that another one has followed.
     pub(crate) fn may_go_back(&self, client: usize) -> bool {
         // What one worker did not acknowledge another gets, also while the first still reads it.
-        self.moves(self.clients[client].server.index) > 1
+        let server = self.clients[client].server;
+        self.gateways[server.index].server != server
+            || self.moves(server.index) > 1
             || self.moves_clients()
             || self.plan.acknowledging.contains(&true)
     }
