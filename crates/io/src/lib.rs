@@ -12,7 +12,9 @@
 //! destroy the last message.
 //!
 //! Costs: an idle connection is 32 bytes here beside the kernel's own; a busy one borrows buffers from its shard's pool
-//! only while bytes are kept or queued. All `unsafe` code of the project is in `sys.rs`.
+//! only while bytes are kept or queued. All `unsafe` code of the project is in `sys.rs` and `dpdk/sys.rs`.
+//!
+//! With the feature `dpdk` the module of that name moves Ethernet frames past the kernel instead.
 
 mod limits;
 mod sys;
@@ -28,6 +30,8 @@ mod stats;
 mod net;
 mod shard;
 mod run;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 
 #[cfg(test)]
 mod tests;
