@@ -232,12 +232,14 @@ impl Dispatcher {
         self.draining = true;
         for conn in self.gateways.clone() {
             Extension::Drain.encode(0, b"", sink.buffer(conn));
+            self.send_drain_fence(conn, sink);
         }
     }
 
     /// Whether no gateway needs this dispatcher any more.
     pub fn is_drained(&self) -> bool {
-        self.draining && !self.gateways().any(|gateway| gateway.home)
+        let mut gateways = self.gateways.iter().filter_map(|conn| self.gateway(*conn));
+        self.draining && gateways.all(|gateway| !gateway.is_home() && gateway.knows_of_drain())
     }
 
     /// Last part of a stop: closes every link, after what is queued.

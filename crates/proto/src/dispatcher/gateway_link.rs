@@ -34,6 +34,8 @@ pub(super) struct GatewayLink {
     /// Numbers of the newest fence sent and of the newest one answered.
     fence_sent: u32,
     fence_done: u32,
+    /// The fence behind the word that this dispatcher is going away: once it is answered the gateway does not choose it.
+    drain_fence: u32,
     /// What commands may have added, by the fence that will tell, in order.
     expected: VecDeque<Expected>,
     /// Peers not read until it has taken what they sent.
@@ -101,6 +103,11 @@ impl GatewayLink {
         self.home != Home::No
     }
 
+    /// Whether it has heard that this dispatcher is going away, if it was told.
+    pub(super) fn knows_of_drain(&self) -> bool {
+        self.fence_done >= self.drain_fence
+    }
+
     /// Whether it has sent its last event here.
     pub(super) fn is_leaving(&self) -> bool {
         matches!(self.home, Home::Leaving { .. })
@@ -123,6 +130,7 @@ impl Dispatcher {
             asked: VecDeque::new(),
             fence_sent: 0,
             fence_done: 0,
+            drain_fence: 0,
             expected: VecDeque::new(),
             choked: Vec::new(),
             owed: 0,
@@ -419,6 +427,15 @@ impl Dispatcher {
             gateway.asked.push_back(Asked::Fence(gateway.fence_sent));
             Extension::Fence.encode(0, b"", sink.buffer(conn));
         }
+    }
+
+    /// Asks for a sign that the gateway has heard what was said before.
+    pub(super) fn send_drain_fence(&mut self, conn: ConnId, sink: &mut impl Sink) {
+        let Some(gateway) = self.gateway_mut(conn) else { return };
+        gateway.fence_sent += 1;
+        gateway.drain_fence = gateway.fence_sent;
+        gateway.asked.push_back(Asked::Fence(gateway.fence_sent));
+        Extension::Fence.encode(0, b"", sink.buffer(conn));
     }
 
     /// The gateway moves away: it has sent its last event here.
