@@ -34,10 +34,10 @@ impl World {
         if call.workers > 0 {
             life.served[at] = now;
         }
-        let numbers = match &call.what {
-            What::Frames(bytes) => self.command_numbers(server, bytes),
-            _ => Vec::new(),
-        };
+        let mut numbers = Vec::new();
+        if let What::Frames(bytes) = &call.what {
+            numbers = self.command_numbers(server, bytes);
+        }
         let verdict = self.check_causes(server, shard, call);
         if call.after.close_no_worker > call.before.close_no_worker {
             self.excuse_opening(server);

@@ -65,10 +65,7 @@ impl World {
 
     /// Whether an event that is sent over this link may reach another worker too: only when this one acknowledges.
     fn may_repeat(&self, link: usize) -> bool {
-        match self.conns[link].owner {
-            Owner::Worker(worker) => self.acknowledges(worker),
-            _ => false,
-        }
+        matches!(self.conns[link].owner, Owner::Worker(worker) if self.acknowledges(worker))
     }
 
     /// Which client's event this is, and which one.
@@ -111,7 +108,11 @@ impl World {
                 self.let_dispatcher_read(conn);
                 false
             }
-            _ => return,
+            Owner::Client(_)
+            | Owner::Outside(_)
+            | Owner::GatewayAtRegister(..)
+            | Owner::WorkerAtRegister(..)
+            | Owner::DispatcherAtRegister(..) => return,
         };
         let it = &mut self.conns[conn];
         let mut bytes = core::mem::take(&mut it.unread);

@@ -142,32 +142,34 @@ impl World {
                     self.worker_learns(worker, register, addresses);
                 }
             }
-            RegisterClientOutput::Lease { first_proc_id, .. } => match owner {
-                Owner::GatewayAtRegister(gateway, _) => self.gateway_leases(gateway, first_proc_id),
-                _ => self.misled(owner, &output),
-            },
+            RegisterClientOutput::Lease { first_proc_id, .. } => {
+                let Owner::GatewayAtRegister(gateway, _) = owner else {
+                    return self.misled(owner, &output);
+                };
+                self.gateway_leases(gateway, first_proc_id);
+            }
             RegisterClientOutput::Refused(_) | RegisterClientOutput::NoLease => {
                 self.note(|_| format!("{owner:?} hears {output:?}"));
             }
-            RegisterClientOutput::Home(ref wish) => match owner {
-                Owner::GatewayAtRegister(gateway, register) => {
-                    self.gateways[gateway].wishes[register] = Some(wish.clone());
-                    self.gateway_follows_wish(gateway);
+            RegisterClientOutput::Home(ref wish) => {
+                let Owner::GatewayAtRegister(gateway, register) = owner else {
+                    return self.misled(owner, &output);
+                };
+                self.gateways[gateway].wishes[register] = Some(wish.clone());
+                self.gateway_follows_wish(gateway);
+            }
+            RegisterClientOutput::Gateways(ref addresses) => {
+                let Owner::DispatcherAtRegister(dispatcher, register) = owner else {
+                    return self.misled(owner, &output);
+                };
+                let slot = &mut self.dispatchers[dispatcher];
+                slot.named[register].clone_from(addresses);
+                let server = slot.server;
+                self.note(|_| format!("{server:?} is named {addresses:?}"));
+                if self.dispatchers[dispatcher].stopping == Stopping::No {
+                    self.dispatcher_dials(dispatcher);
                 }
-                _ => self.misled(owner, &output),
-            },
-            RegisterClientOutput::Gateways(ref addresses) => match owner {
-                Owner::DispatcherAtRegister(dispatcher, register) => {
-                    let slot = &mut self.dispatchers[dispatcher];
-                    slot.named[register].clone_from(addresses);
-                    let server = slot.server;
-                    self.note(|_| format!("{server:?} is named {addresses:?}"));
-                    if self.dispatchers[dispatcher].stopping == Stopping::No {
-                        self.dispatcher_dials(dispatcher);
-                    }
-                }
-                _ => self.misled(owner, &output),
-            },
+            }
             RegisterClientOutput::BadLine(error) => {
                 self.fail(format!("{owner:?} got a line it does not understand: {error:?}"));
             }
@@ -183,7 +185,12 @@ impl World {
         let [net, host] = match owner {
             Owner::GatewayAtRegister(gateway, _) if !self.dispatchers.is_empty() => [1, gateway],
             Owner::DispatcherAtRegister(dispatcher, _) => [2, dispatcher],
-            _ => [0, 1],
+            Owner::GatewayAtRegister(..)
+            | Owner::WorkerAtRegister(..)
+            | Owner::Client(_)
+            | Owner::Worker(_)
+            | Owner::Outside(_)
+            | Owner::Dispatcher(_) => [0, 1],
         };
         let byte = |number| u8::try_from(number).unwrap_or(0);
         IpAddr::V4(Ipv4Addr::new(10, 8, byte(net), byte(host)))

@@ -238,15 +238,13 @@ impl World {
                 continue;
             }
             // A client that was kicked is read no more.
-            let is_kicked = match owner {
-                Owner::Client(client) => {
-                    let client = &self.clients[client];
-                    let life = self.gateways[server.index].life.as_ref();
-                    let member = life.zip(client.id).and_then(|(it, id)| it.model.clients.get(&id));
-                    member.is_none_or(|member| member.closing || member.leaving)
-                }
-                _ => false,
-            };
+            let mut is_kicked = false;
+            if let Owner::Client(client) = owner {
+                let client = &self.clients[client];
+                let life = self.gateways[server.index].life.as_ref();
+                let member = life.zip(client.id).and_then(|(it, id)| it.model.clients.get(&id));
+                is_kicked = member.is_none_or(|member| member.closing || member.leaving);
+            }
             let ends = [Some((server, place)), near];
             for (server, place) in ends.into_iter().flatten().filter(|_| !is_kicked) {
                 if self.process(server).is_some_and(|process| !process.is_read(place)) {

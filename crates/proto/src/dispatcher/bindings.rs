@@ -117,7 +117,7 @@ mod tests {
         #[test]
         fn bindings_are_a_map(ops in proptest::collection::vec((0..3_u8, 0..40_u32), 0..300)) {
             let mut workers = Workers::new(1);
-            let refs: alloc::vec::Vec<WorkerRef> = (0..3).map(|number: u32| {
+            let refs: Vec<WorkerRef> = (0..3).map(|number: u32| {
                 workers.insert(ConnId(number), &number.to_be_bytes(), false);
                 let config = crate::dispatcher::Config::with_defaults("1.1.1.1:1".parse().unwrap());
                 let any = crate::dispatcher::workers::Candidate { port: 0, ip: b"", name: b"" };
