@@ -388,7 +388,8 @@ impl Dispatcher {
                 let proc = self.procs.get_mut(&proc_id);
                 if let Some(proc) = proc.filter(|proc| proc.gateway == conn && proc.life == life) {
                     proc.listed = list.next == 0;
-                    let news = if proc.listed { core::mem::take(&mut proc.news) } else { Vec::new() };
+                    let news =
+                        if proc.listed { core::mem::take(&mut proc.news) } else { Vec::new() };
                     self.note_names(Holder { proc_id, life }, list.names);
                     // Answers keep to the order of questions, so that news of a later time may have overtaken the list.
                     self.note_names(Holder { proc_id, life }, &news);
