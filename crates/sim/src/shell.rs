@@ -113,7 +113,7 @@ impl<A: App> Shell<A> {
         self.run();
     }
 
-    /// As [`Shell::call`], without running anything else.
+    /// As [`Shell::tell`], without running anything else.
     pub fn instruct(&mut self, shard: ShardId, call: impl FnOnce(&mut A, Instant, &mut Memory)) {
         let (app, memory) = &mut self.shards[usize::from(shard.0)];
         call(app, self.now, memory);
