@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::{root, say, tidy};
 
 /// Debian packages the tests need beside Rust and a C compiler.
-const PACKAGES: [&str; 4] = ["php-cli", "chromium", "chromium-driver", "valgrind"];
+const PACKAGES: [&str; 6] =
+    ["php-cli", "chromium", "chromium-driver", "valgrind", "libdpdk-dev", "pkg-config"];
 
 /// What it is, program and arguments, environment.
 type Step = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
@@ -21,11 +22,42 @@ const STEPS: &[Step] = &[
         &[],
     ),
     (
+        "lints with DPDK",
+        &[
+            "cargo",
+            "clippy",
+            "-p",
+            "tengate-io",
+            "--features",
+            "dpdk",
+            "--all-targets",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ],
+        &[],
+    ),
+    (
         "documentation",
-        &["cargo", "doc", "--workspace", "--no-deps", "--document-private-items", "--locked"],
+        &[
+            "cargo",
+            "doc",
+            "--workspace",
+            "--features",
+            "tengate-io/dpdk",
+            "--no-deps",
+            "--document-private-items",
+            "--locked",
+        ],
         &[("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links")],
     ),
     ("tests", &["cargo", "test", "--workspace", "--locked"], &[]),
+    (
+        "tests with DPDK",
+        &["cargo", "test", "-p", "tengate-io", "--features", "dpdk", "--locked"],
+        &[],
+    ),
     ("fuzz corpora", &["cargo", "test", "--locked", "--manifest-path", "fuzz/Cargo.toml"], &[]),
     (
         "simulation",

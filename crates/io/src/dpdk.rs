@@ -19,7 +19,7 @@ mod port;
 mod queue;
 mod idle;
 
-pub use eal::{Eal, EalConfig, EalError, Memory};
+pub use eal::{Eal, EalConfig, EalError, Pages};
 pub use idle::{Idle, IdleConfig, Rest};
 pub use limits::{BURST_FRAMES, STAGED_FRAMES};
 pub use port::{Capabilities, Link, Port, PortConfig, PortError, PortStats};

@@ -14,7 +14,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 use tengate_io::dpdk::{
-    AppendError, Burst, Eal, EalConfig, EalError, Link, Memory, Port, PortConfig, PortError, Queue,
+    AppendError, Burst, Eal, EalConfig, EalError, Link, Pages, Port, PortConfig, PortError, Queue,
 };
 
 #[test]
@@ -255,7 +255,7 @@ fn more_memory_than_the_machine_has_is_refused_at_start() {
             .start("only")
             .succeed();
     }
-    let config = EalConfig { memory: Memory::Ordinary { mib: 400_000_000 }, ..eal_config(&[]) };
+    let config = EalConfig { memory_mib: 400_000_000, ..eal_config(&[]) };
     let error = Eal::init(&config).unwrap_err();
     assert!(matches!(error, EalError::Memory { .. }), "{error:?}");
 }
@@ -360,7 +360,9 @@ fn open(memif_role: &str, arguments: &str) -> (Port, Queue) {
 fn open_as(memif_role: &str, arguments: &str, config: &PortConfig) -> (Port, Queue) {
     let socket = PathBuf::from(env::var_os(FOLDER).unwrap()).join("memif");
     let device = format!("net_memif0,role={memif_role},socket={}{arguments}", socket.display());
-    let eal = Eal::init(&eal_config(&[&device])).unwrap();
+    let pools_mib = u32::try_from(config.memory_bytes(Pages::Ordinary) >> 20).unwrap();
+    let eal_config = EalConfig { memory_mib: pools_mib + 4, ..eal_config(&[&device]) };
+    let eal = Eal::init(&eal_config).unwrap();
     let mut port = Port::open(&eal, "net_memif0", config).unwrap();
     let queue = port.take_queues().pop().unwrap().claim().unwrap();
     assert_eq!((port.mtu().unwrap(), queue.index()), (config.mtu, 0));
@@ -374,7 +376,8 @@ fn default_config() -> PortConfig {
 fn eal_config(devices: &[&str]) -> EalConfig {
     EalConfig {
         cores: Vec::new(),
-        memory: Memory::Ordinary { mib: 64 },
+        pages: Pages::Ordinary,
+        memory_mib: 64,
         file_prefix: None,
         devices: devices.iter().map(|&device| device.to_owned()).collect(),
     }

@@ -15,8 +15,11 @@ pub struct EalConfig {
     /// Cores for DPDK's own threads, which sleep nearly always, and where [`Eal::init`] leaves the calling thread; shards
     /// pin themselves afterwards. Empty: those the process may use.
     pub cores: Vec<usize>,
-    /// Where the pools live; see [`PortConfig::memory_bytes`](super::PortConfig::memory_bytes) for how much they need.
-    pub memory: Memory,
+    /// What the pools live in.
+    pub pages: Pages,
+    /// Memory taken at start, in MiB: [`PortConfig::memory_bytes`](super::PortConfig::memory_bytes) of all ports, and some 4 MiB for
+    /// DPDK itself. Opening a port can take further huge pages, but no further ordinary ones.
+    pub memory_mib: u32,
     /// None: nothing is written to disk and no other process can attach. A name, one for each process on the machine:
     /// DPDK's tools can attach, and files are left below `/run/dpdk`.
     pub file_prefix: Option<String>,
@@ -25,25 +28,20 @@ pub struct EalConfig {
     pub devices: Vec<String>,
 }
 
-/// Where DPDK's memory comes from. All of it is taken at start.
+/// What DPDK's memory is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Memory {
+pub enum Pages {
     /// Huge pages, which must be reserved beforehand; a real device needs them.
-    HugePages {
-        /// MiB, rounded up to whole pages.
-        mib: u32,
-    },
-    /// Ordinary pages, which need no set-up and no privilege; for software devices.
-    Ordinary {
-        /// MiB.
-        mib: u32,
-    },
+    Huge,
+    /// Ordinary pages, which need no set-up and no privilege; for software devices. A buffer takes whole ones.
+    Ordinary,
 }
 
 /// DPDK, started. It runs until the process ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Eal {
     pub(crate) up: EalUp,
+    pub(crate) pages: Pages,
 }
 
 /// Why DPDK did not start. All are for the operator to mend, except that it was started before.
@@ -75,7 +73,7 @@ pub enum EalError {
         /// What DPDK logged.
         detail: String,
     },
-    /// A device shares its buffers with another process, which could then change a frame while it is read.
+    /// A device shares its buffers with another port or process, which could then change a frame while it is read.
     SharedBuffers {
         /// As configured.
         device: String,
@@ -110,7 +108,7 @@ impl Eal {
         }
         check_before(config)?;
         let up = EalUp::init(arguments(config)?).map_err(|error| fault(config, error))?;
-        let eal = Self { up };
+        let eal = Self { up, pages: config.pages };
         for device in &config.devices {
             eal.create(device)?;
         }
@@ -146,14 +144,14 @@ impl Eal {
 
 /// Refuses what would fail later or less clearly.
 fn check_before(config: &EalConfig) -> Result<(), EalError> {
-    if let Some(device) = config.devices.iter().find(|device| device.contains("zero-copy=yes")) {
+    // Frames are lent as `&mut [u8]`, so nobody else may have them.
+    let shares = |device: &&String| SHARING.iter().any(|argument| device.contains(argument));
+    if let Some(device) = config.devices.iter().find(shares) {
         return Err(EalError::SharedBuffers { device: device.clone() });
     }
-    if let Memory::HugePages { mib } = config.memory {
-        let free_mib = free_huge_pages_mib();
-        if free_mib < u64::from(mib) {
-            return Err(EalError::HugePages { wanted_mib: mib, free_mib });
-        }
+    let free_mib = free_huge_pages_mib();
+    if config.pages == Pages::Huge && free_mib < u64::from(config.memory_mib) {
+        return Err(EalError::HugePages { wanted_mib: config.memory_mib, free_mib });
     }
     Ok(())
 }
@@ -185,16 +183,14 @@ fn arguments(config: &EalConfig) -> Result<Vec<CString>, EalError> {
     let mut line = vec!["tengate".to_owned(), "--lcores".to_owned()];
     line.push(format!("0@({})", cores.join(",")));
     line.extend(["--no-telemetry".to_owned(), "--log-level=*:error".to_owned()]);
-    match config.memory {
-        Memory::HugePages { mib } => line.extend(["-m".to_owned(), mib.to_string()]),
-        Memory::Ordinary { mib } => {
-            line.extend(["--no-huge".to_owned(), "-m".to_owned(), mib.to_string()]);
-        }
+    line.extend(["-m".to_owned(), config.memory_mib.to_string()]);
+    if config.pages == Pages::Ordinary {
+        line.push("--no-huge".to_owned());
     }
-    match (&config.file_prefix, config.memory) {
-        (None, Memory::HugePages { .. }) => line.push("--in-memory".to_owned()),
+    match (&config.file_prefix, config.pages) {
+        (None, Pages::Huge) => line.push("--in-memory".to_owned()),
         // Ordinary memory is never in files, and DPDK refuses to be told so.
-        (None, Memory::Ordinary { .. }) => line.push("--no-shconf".to_owned()),
+        (None, Pages::Ordinary) => line.push("--no-shconf".to_owned()),
         (Some(prefix), _) => line.extend(["--file-prefix".to_owned(), prefix.clone()]),
     }
     let pci: Vec<&String> = config.devices.iter().filter(|device| is_pci(device)).collect();
@@ -227,12 +223,11 @@ fn c_string(text: &str) -> Result<CString, EalError> {
 /// What DPDK's error number means here (`rte_eal_init` in rte_eal.h).
 fn fault(config: &EalConfig, error: io::Error) -> EalError {
     let detail = take_log();
-    let (Memory::HugePages { mib } | Memory::Ordinary { mib }) = config.memory;
     match error.raw_os_error() {
         Some(libc::EALREADY) => EalError::AlreadyInitialised,
         Some(libc::EINVAL) => EalError::Config { detail },
         Some(libc::EACCES | libc::EPERM) => EalError::Permission { detail },
-        Some(libc::ENOMEM) => EalError::Memory { wanted_mib: mib, detail },
+        Some(libc::ENOMEM) => EalError::Memory { wanted_mib: config.memory_mib, detail },
         _ => EalError::Other { error, detail },
     }
 }
@@ -254,8 +249,8 @@ impl fmt::Display for EalError {
             ),
             Self::Permission { detail } => write!(
                 f,
-                "DPDK may not use its huge pages or runtime folder; run as root, or leave out the file prefix, or use \
-                 ordinary memory with software devices{}",
+                "DPDK may not use its huge pages or runtime folder; with a file prefix both a mounted hugetlbfs and the \
+                 right to it are needed: leave the prefix out, or use ordinary memory with software devices{}",
                 Log(detail)
             ),
             Self::Memory { wanted_mib, detail } => write!(
@@ -265,7 +260,8 @@ impl fmt::Display for EalError {
             ),
             Self::SharedBuffers { device } => write!(
                 f,
-                "the device {device:?} shares its buffers with another process; take `zero-copy=yes` away"
+                "the device {device:?} shares its buffers with another port or process; take {} away",
+                SHARING.map(|argument| format!("`{argument}`")).join(" or ")
             ),
             Self::Device { device, error, detail } => write!(
                 f,
@@ -281,6 +277,9 @@ impl fmt::Display for EalError {
 }
 
 impl core::error::Error for EalError {}
+
+/// Arguments that make a device share its buffers: of `net_memif`, and of `net_ring`.
+const SHARING: [&str; 2] = ["zero-copy=yes", "nodeaction="];
 
 /// What a device needs before DPDK can use it.
 fn advice(device: &str) -> &'static str {
@@ -322,7 +321,8 @@ mod tests {
     fn config(devices: &[&str]) -> EalConfig {
         EalConfig {
             cores: vec![1, 3],
-            memory: Memory::Ordinary { mib: 64 },
+            pages: Pages::Ordinary,
+            memory_mib: 64,
             file_prefix: None,
             devices: devices.iter().map(|&device| device.to_owned()).collect(),
         }
@@ -357,9 +357,10 @@ mod tests {
     fn memory_and_cores_become_arguments() {
         let ordinary = line(&config(&[]));
         assert!(ordinary.contains("--lcores 0@(1,3)"), "{ordinary}");
-        assert!(ordinary.contains("--no-huge -m 64 --no-shconf"), "{ordinary}");
+        assert!(ordinary.contains("-m 64 --no-huge --no-shconf"), "{ordinary}");
         let huge = EalConfig {
-            memory: Memory::HugePages { mib: 2 },
+            pages: Pages::Huge,
+            memory_mib: 2,
             file_prefix: Some("gate".to_owned()),
             ..config(&[])
         };
@@ -369,7 +370,7 @@ mod tests {
 
     #[test]
     fn more_huge_pages_than_are_free_are_refused_before_dpdk_starts() {
-        let huge = EalConfig { memory: Memory::HugePages { mib: u32::MAX }, ..config(&[]) };
+        let huge = EalConfig { pages: Pages::Huge, memory_mib: u32::MAX, ..config(&[]) };
         let error = check_before(&huge).unwrap_err();
         assert!(matches!(error, EalError::HugePages { wanted_mib: u32::MAX, .. }), "{error}");
         assert!(error.to_string().contains("vm.nr_hugepages=2147483648"), "{error}");
@@ -377,7 +378,9 @@ mod tests {
 
     #[test]
     fn devices_that_share_their_buffers_are_refused() {
-        let shared = config(&["net_memif0,zero-copy=yes"]);
-        assert!(matches!(check_before(&shared), Err(EalError::SharedBuffers { .. })));
+        for device in ["net_memif0,zero-copy=yes", "net_ring0,nodeaction=a:0:ATTACH"] {
+            let refused = check_before(&config(&["net_null0", device]));
+            assert!(matches!(refused, Err(EalError::SharedBuffers { .. })), "{device}");
+        }
     }
 }

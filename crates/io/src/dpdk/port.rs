@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use super::eal::{Eal, Log};
+use super::eal::{Eal, Log, Pages};
 use super::limits::{
     BUFFER_BYTES_MIN, BURST_FRAMES, DESCRIPTORS_MAX, DESCRIPTORS_MIN, FRAME_OVERHEAD_BYTES,
     LINK_POLL, MTU_MAX, MTU_MIN, QUEUE_PAIRS_MAX, SPARE_FRAMES, STAGED_FRAMES,
@@ -64,8 +64,13 @@ impl PortConfig {
     }
 
     /// What the pools of all queue pairs need of DPDK's memory, in bytes, within a tenth.
-    pub fn memory_bytes(&self) -> u64 {
+    pub fn memory_bytes(&self, pages: Pages) -> u64 {
         let buffer = u64::from(self.data_bytes()) + BUFFER_OVERHEAD_BYTES;
+        let buffer = match pages {
+            Pages::Huge => buffer,
+            // No buffer crosses from one page to the next unless it must, and two never fit into one.
+            Pages::Ordinary => buffer.next_multiple_of(PAGE_BYTES),
+        };
         let pool = u64::from(self.buffers) * buffer + POOL_OVERHEAD_BYTES;
         pool * u64::from(self.queue_pairs)
     }
@@ -223,7 +228,7 @@ impl Port {
             mtu: config.mtu,
         };
         let opened = Device::open(eal.up, &c_name, &raw, config.buffers, config.data_bytes());
-        let (device, pairs) = opened.map_err(|error| fault(name, config, error))?;
+        let (device, pairs) = opened.map_err(|error| fault(eal, name, config, error))?;
         let frame_bytes_max = usize::from(config.mtu + FRAME_OVERHEAD_BYTES);
         let seats =
             pairs.into_iter().map(|pair| QueueSeat::new(eal.up, pair, frame_bytes_max)).collect();
@@ -315,7 +320,7 @@ impl Port {
     }
 }
 
-fn fault(name: &str, config: &PortConfig, error: DeviceError) -> PortError {
+fn fault(eal: &Eal, name: &str, config: &PortConfig, error: DeviceError) -> PortError {
     let name = name.to_owned();
     match error {
         DeviceError::Missing => PortError::Missing { name },
@@ -323,7 +328,7 @@ fn fault(name: &str, config: &PortConfig, error: DeviceError) -> PortError {
         DeviceError::Queues { max } => PortError::Queues { name, max },
         DeviceError::Mtu { max } => PortError::Mtu { name, max },
         DeviceError::Pool(error) if error.kind() == io::ErrorKind::OutOfMemory => {
-            PortError::Memory { wanted_bytes: config.memory_bytes(), detail: take_log() }
+            PortError::Memory { wanted_bytes: config.memory_bytes(eal.pages), detail: take_log() }
         }
         DeviceError::Pool(error) | DeviceError::Info(error) | DeviceError::Start(error) => {
             PortError::Device { name, error, detail: take_log() }
@@ -375,6 +380,9 @@ const _: () =
 const BUFFERS_MAX: u32 = 2 << 20;
 /// What a buffer is beside its data room: header of the object, mbuf and head room.
 const BUFFER_OVERHEAD_BYTES: u64 = 64 + 128 + 128;
+/// An ordinary page.
+const PAGE_BYTES: u64 = 4096;
+const _: () = assert!(2 * (BUFFER_BYTES_MIN as u64 + BUFFER_OVERHEAD_BYTES) > PAGE_BYTES);
 /// What a pool is beside its buffers: the caches of 128 threads, its ring, and what a reservation rounds up to.
 const POOL_OVERHEAD_BYTES: u64 = 2 << 20;
 /// `RTE_ETH_RX_OFFLOAD_IPV4_CKSUM` and `RTE_ETH_RX_OFFLOAD_TCP_CKSUM`.
@@ -396,6 +404,15 @@ mod tests {
             assert_eq!(config.rx_descriptors, descriptors, "{connections} connections");
             assert!(config.check().is_ok(), "{config:?}");
         }
+    }
+
+    #[test]
+    fn a_buffer_takes_whole_ordinary_pages() {
+        let config = PortConfig::for_connections(1_000_000, 2);
+        let mib = |config: PortConfig, pages| config.memory_bytes(pages) >> 20;
+        assert_eq!((mib(config, Pages::Huge), mib(config, Pages::Ordinary)), (77, 131));
+        let jumbo = PortConfig { mtu: MTU_MAX, ..config };
+        assert_eq!((mib(jumbo, Pages::Huge), mib(jumbo, Pages::Ordinary)), (295, 387));
     }
 
     #[test]
