@@ -42,8 +42,9 @@ fn bounce(socket: &Path, core: usize) -> Result<(), Box<dyn Error>> {
             swap_addresses(frame);
             queue.append(&[frame])?;
         }
-        let left = queue.flush();
-        match idle.handle_turn(found + left) {
+        // What the device did not take waits for the next turn, and is no reason to hurry.
+        queue.flush();
+        match idle.handle_turn(found) {
             Rest::None => {}
             Rest::Pause => core::hint::spin_loop(),
             Rest::Sleep(_) if port.link()? == Link::Down => return Ok(()),

@@ -54,7 +54,8 @@ impl Idle {
         Self { config, empty_turns: 0, sleep: config.sleep_min }
     }
 
-    /// Takes how much the turn found to do, and says what to do before the next.
+    /// Takes how much the turn found to do, and says what to do before the next. Frames that stay staged are nothing to do:
+    /// a device without a peer would keep the thread busy with them.
     pub fn handle_turn(&mut self, found: usize) -> Rest {
         if found > 0 {
             self.empty_turns = 0;
