@@ -1,0 +1,110 @@
+//! Frames on their way out: headers in one small buffer, payload where it lies.
+
+use core::net::Ipv6Addr;
+
+use crate::config::Checksums;
+use crate::event::{Device, DeviceFull};
+use crate::limits::{FRAME_PARTS_MAX, HEADERS_LEN_MAX};
+use crate::wire::checksum::Checksum;
+use crate::wire::ethernet::{self, MacAddr};
+use crate::wire::{ip, tcp};
+
+/// What all frames of a stack have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link {
+    pub(crate) mac: MacAddr,
+    pub(crate) vlan: Option<u16>,
+    pub(crate) checksums: Checksums,
+}
+
+/// Where a packet goes, and from which of our addresses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Path {
+    pub(crate) mac: MacAddr,
+    pub(crate) local: Ipv6Addr,
+    pub(crate) remote: Ipv6Addr,
+}
+
+/// Bytes in up to [`FRAME_PARTS_MAX`] − 1 slices.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Payload<'a> {
+    parts: [&'a [u8]; FRAME_PARTS_MAX - 1],
+    count: usize,
+}
+
+impl<'a> Payload<'a> {
+    /// Appends a slice. There is a place: a frame is shorter than that many chunks.
+    pub(crate) fn push(&mut self, bytes: &'a [u8]) {
+        self.parts[self.count] = bytes;
+        self.count += 1;
+    }
+
+    /// The slices.
+    pub(crate) fn parts(&self) -> &[&'a [u8]] {
+        &self.parts[..self.count]
+    }
+}
+
+impl Link {
+    /// Sends a segment.
+    pub(crate) fn send_segment(
+        &self,
+        path: &Path,
+        header: &tcp::Header,
+        payload: &Payload<'_>,
+        device: &mut impl Device,
+    ) -> Result<(), DeviceFull> {
+        let mut tcp_header = [0; tcp::HEADER_LEN_MAX];
+        let header_len = header.encode(&mut tcp_header);
+        let tcp_header = &mut tcp_header[..header_len];
+        let len = header_len + payload.parts().iter().map(|part| part.len()).sum::<usize>();
+        let mut sum = Checksum::pseudo(path.local, path.remote, ip::TCP, len);
+        let field = match self.checksums {
+            Checksums::Offloaded => sum.partial(),
+            Checksums::Software => {
+                sum.add(tcp_header);
+                payload.parts().iter().for_each(|part| sum.add(part));
+                sum.finish()
+            }
+        };
+        tcp_header[tcp::CHECKSUM_AT..][..2].copy_from_slice(&field);
+        self.send_packet(path, ip::TCP, ip::HOP_LIMIT, tcp_header, payload, device)
+    }
+
+    /// Sends an IP packet whose payload begins with `front`, of at most 60 bytes.
+    pub(crate) fn send_packet(
+        &self,
+        path: &Path,
+        protocol: u8,
+        hop_limit: u8,
+        front: &[u8],
+        payload: &Payload<'_>,
+        device: &mut impl Device,
+    ) -> Result<(), DeviceFull> {
+        let len = front.len() + payload.parts().iter().map(|part| part.len()).sum::<usize>();
+        let is_v4 = path.remote.to_ipv4_mapped().is_some();
+        let ether_type = if is_v4 { ethernet::IPV4 } else { ethernet::IPV6 };
+        let mut headers = [0; HEADERS_LEN_MAX];
+        let mut at = ethernet::encode(&mut headers, path.mac, self.mac, self.vlan, ether_type);
+        at += ip::encode(&mut headers[at..], path.local, path.remote, protocol, hop_limit, len);
+        headers[at..at + front.len()].copy_from_slice(front);
+        at += front.len();
+        let mut parts = [&[][..]; FRAME_PARTS_MAX];
+        parts[0] = &headers[..at];
+        parts[1..=payload.count].copy_from_slice(payload.parts());
+        device.transmit(&parts[..=payload.count])
+    }
+
+    /// Sends a frame that is not IP.
+    pub(crate) fn send_frame(
+        &self,
+        to: MacAddr,
+        ether_type: u16,
+        payload: &[u8],
+        device: &mut impl Device,
+    ) -> Result<(), DeviceFull> {
+        let mut header = [0; ethernet::HEADER_LEN_MAX];
+        let len = ethernet::encode(&mut header, to, self.mac, self.vlan, ether_type);
+        device.transmit(&[&header[..len], payload])
+    }
+}

@@ -1,0 +1,56 @@
+//! A TCP/IP stack for one shard, in user space: Ethernet frames in, TCP streams out, and back.
+//!
+//! [`Stack`] is a state machine. Frames, time and the application's wishes come in as arguments; frames go to a [`Device`],
+//! what the application must know comes out of [`Stack::poll_event`]. It knows no socket, clock, thread or random number.
+//!
+//! A turn of its shell, which is the only order that makes sense:
+//! 1. [`Stack::handle_frame`] for each frame of a burst, and after each one all of [`Stack::poll_event`]: received bytes lie
+//!    in the frame. [`Stack::handle_timeout`] when [`Stack::poll_timeout`] has come, and its events.
+//! 2. The application's answers: [`Stack::send`], [`Stack::shutdown`], [`Stack::close`], [`Stack::abort`].
+//! 3. [`Stack::flush`]: data and acknowledgements of the turn leave together.
+//!
+//! # Cost
+//! An idle connection is a control block of at most 256 bytes, 8 to 10 bytes of hash table and 16 of timer wheel. A short
+//! message in flight takes a 256-byte chunk and a send queue (about 300 bytes, reused) until it is acknowledged. A segment
+//! costs one hash lookup, one copy of what is sent into a chunk, none of what is received in order, and the checksums.
+//!
+//! # What is there
+//! Ethernet with or without one VLAN tag; ARP; IPv4; ICMP echo, path MTU and unreachable; TCP with the rules of RFC 9293,
+//! 5961, 6528, 6691, 7323 and 1337, selective acknowledgements both ways (RFC 2018, 2883), recovery by RACK-TLP (RFC 8985)
+//! with proportional rate reduction (RFC 6937), or NewReno (RFC 6582) with peers that know no SACK, CUBIC (RFC 9438) and
+//! NewReno windows, SYN cookies, keepalive.
+//!
+//! # What is not
+//! - IPv6 packets are decoded and encoded, but there is no neighbour discovery: it needs fixed neighbours, and
+//!   passive connections work because answers go to where a segment came from.
+//! - Fragments are dropped; everything is sent with "don't fragment".
+//! - No pacing, no HyStart++ (RFC 9406), no ECN, no undo of a spurious time-out (RFC 3522, 5682), no path MTU probing
+//!   without ICMP (RFC 8899), no growth of the receive window with the rate (it is what the configuration says), no urgent data.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod config;
+pub mod limits;
+mod event;
+mod stack;
+mod neighbor;
+mod flow;
+mod tcp;
+mod pool;
+mod shared;
+mod frame;
+mod wire;
+mod seq;
+mod siphash;
+mod stats;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{Address, Checksums, Config, ConfigError, CongestionControl, Keepalive, Secret};
+pub use event::{Cause, Device, DeviceFull, Event};
+pub use stack::{ConnectError, Stack};
+pub use stats::Stats;
+pub use wire::ethernet::MacAddr;

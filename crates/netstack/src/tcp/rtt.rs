@@ -1,0 +1,88 @@
+//! Round trip times and the retransmission time-out (RFC 6298).
+
+use core::time::Duration;
+
+use crate::limits::{RTO_INITIAL, RTO_MAX, RTO_MIN};
+
+/// What is known of a path's round trip time, in microseconds; zero before the first measurement.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rtt {
+    srtt: u32,
+    rttvar: u32,
+    min: u32,
+}
+
+impl Rtt {
+    /// Takes a measurement of a segment that was sent once (Karn's rule).
+    pub(crate) fn measure(&mut self, sample: Duration) {
+        let sample = u32::try_from(sample.as_micros()).unwrap_or(SAMPLE_MAX).clamp(1, SAMPLE_MAX);
+        if self.srtt == 0 {
+            *self = Self { srtt: sample, rttvar: sample / 2, min: sample };
+            return;
+        }
+        self.min = self.min.min(sample);
+        self.rttvar = self.rttvar - self.rttvar / 4 + self.srtt.abs_diff(sample) / 4;
+        self.srtt = (self.srtt - self.srtt / 8 + sample / 8).max(1);
+    }
+
+    /// The smoothed round trip time, once there was a measurement.
+    pub(crate) fn srtt(&self) -> Option<Duration> {
+        (self.srtt != 0).then(|| Duration::from_micros(u64::from(self.srtt)))
+    }
+
+    /// The least measurement, zero before the first.
+    pub(crate) const fn min(&self) -> Duration {
+        Duration::from_micros(self.min as u64)
+    }
+
+    /// The retransmission time-out after `retries` of them (RFC 6298 2 and 5.5).
+    pub(crate) fn rto(&self, retries: u8) -> Duration {
+        let base = match self.srtt() {
+            None => RTO_INITIAL,
+            Some(srtt) => {
+                let variance = Duration::from_micros(u64::from(self.rttvar) * 4);
+                (srtt + variance.max(GRANULARITY)).max(RTO_MIN)
+            }
+        };
+        base.saturating_mul(1 << retries.min(RETRIES_SHIFT_MAX)).min(RTO_MAX)
+    }
+}
+
+/// No path takes longer: two minutes, the maximum segment lifetime of RFC 9293.
+const SAMPLE_MAX: u32 = 120_000_000;
+/// The clock's granularity, G of RFC 6298.
+const GRANULARITY: Duration = Duration::from_millis(1);
+/// Beyond it the greatest time-out is reached anyway.
+const RETRIES_SHIFT_MAX: u8 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn millis(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    #[test]
+    fn the_first_measurement_sets_the_estimate() {
+        // RFC 6298 2.2: RTO = R + 4 × R/2.
+        let mut rtt = Rtt::default();
+        assert_eq!(rtt.rto(0), RTO_INITIAL);
+        rtt.measure(millis(100));
+        assert_eq!(
+            (rtt.srtt(), rtt.min(), rtt.rto(0)),
+            (Some(millis(100)), millis(100), millis(300))
+        );
+    }
+
+    #[test]
+    fn the_time_out_doubles_up_to_its_maximum_and_never_falls_below_its_minimum() {
+        // RFC 6298 2.4, 2.5, 5.5.
+        let mut rtt = Rtt::default();
+        for _ in 0..100 {
+            rtt.measure(Duration::from_micros(50));
+        }
+        assert_eq!((rtt.rto(0), rtt.rto(1), rtt.rto(3)), (RTO_MIN, 2 * RTO_MIN, 8 * RTO_MIN));
+        assert_eq!((rtt.rto(10), rtt.rto(255)), (RTO_MAX, RTO_MAX));
+    }
+}

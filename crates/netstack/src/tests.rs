@@ -1,0 +1,6 @@
+//! Behaviour of whole stacks: two of them back to back, scripts of packets, an independent peer, links that lose.
+
+mod link;
+mod pair;
+mod handshake;
+mod stream;

@@ -1,0 +1,69 @@
+//! Streams over links of every quality: what is sent arrives, whole, in order, once.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use proptest::prelude::*;
+
+use super::link::Faults;
+use super::pair::Pair;
+use crate::Cause;
+
+fn bytes(count: usize, salt: usize) -> Vec<u8> {
+    (0..count).map(|at| u8::try_from((at * 31 + at / 251 + salt) % 256).expect("a byte")).collect()
+}
+
+/// Sends both ways at once and ends both streams.
+fn check(faults: Faults, lens: [usize; 2]) {
+    let mut pair = Pair::new(faults);
+    let (conn, other) = pair.open();
+    for (host, conn) in [(0, conn), (1, other)] {
+        let stream = pair.hosts[host].stream(conn);
+        (stream.to_send, stream.then_shutdown) = (bytes(lens[host], host), true);
+    }
+    let both_ended = |pair: &Pair| {
+        pair.hosts[0].streams[&conn].closed.is_some()
+            && pair.hosts[1].streams[&other].closed.is_some()
+    };
+    assert!(
+        pair.run_until(both_ended),
+        "{faults:?} {:?}",
+        pair.hosts.each_ref().map(|host| host.stack.stats())
+    );
+    assert!(pair.hosts[0].stream(conn).received == bytes(lens[1], 1), "{faults:?}");
+    assert!(pair.hosts[1].stream(other).received == bytes(lens[0], 0), "{faults:?}");
+    for (host, conn) in [(0, conn), (1, other)] {
+        assert_eq!(pair.hosts[host].stream(conn).closed, Some(Cause::Finished), "{faults:?}");
+        assert_eq!(pair.hosts[host].stack.pool_used_bytes(), 0, "{faults:?}");
+    }
+}
+
+#[test]
+fn a_megabyte_each_way_arrives_over_a_clean_link() {
+    check(Faults::NONE, [1 << 20, 1 << 20]);
+}
+
+#[test]
+fn a_megabyte_arrives_over_a_link_that_loses_one_frame_in_twenty() {
+    for seed in 0..10 {
+        check(Faults { seed, loss_permille: 50, ..Faults::NONE }, [1 << 20, 0]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn any_stream_arrives_over_any_link(
+        seed: u64,
+        loss_permille in 0..200_u16,
+        duplicate_permille in 0..200_u16,
+        delay_micros in 1..100_000_u64,
+        jitter_micros in 0..100_000_u64,
+        first in 0..200_000_usize,
+        second in 0..50_000_usize,
+    ) {
+        let delay = Duration::from_micros(delay_micros);
+        let jitter = Duration::from_micros(jitter_micros);
+        check(Faults { seed, loss_permille, duplicate_permille, delay, jitter }, [first, second]);
+    }
+}

@@ -1,0 +1,117 @@
+//! The internet checksum (RFC 1071).
+
+use core::net::Ipv6Addr;
+
+/// A sum of 16-bit words in one's complement, over parts of any length.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Checksum {
+    /// Words as this machine reads them: the sum does not depend on the order of bytes, but for the result's own
+    /// (RFC 1071 2 B).
+    sum: u64,
+    /// Whether the bytes so far are odd in number.
+    odd: bool,
+}
+
+impl Checksum {
+    /// With the pseudo header of TCP or `ICMPv6` (RFC 9293 3.1, RFC 8200 8.1). Mapped addresses count as IPv4 ones.
+    pub(crate) fn pseudo(
+        source: Ipv6Addr,
+        destination: Ipv6Addr,
+        protocol: u8,
+        len: usize,
+    ) -> Self {
+        let mut sum = Self::default();
+        match (source.to_ipv4_mapped(), destination.to_ipv4_mapped()) {
+            (Some(source), Some(destination)) => {
+                sum.add(&source.octets());
+                sum.add(&destination.octets());
+            }
+            _ => {
+                sum.add(&source.octets());
+                sum.add(&destination.octets());
+            }
+        }
+        // Zeros in between do not change a sum, so 32-bit fields serve both versions.
+        sum.add(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
+        sum.add(&u32::from(protocol).to_be_bytes());
+        sum
+    }
+
+    /// Adds bytes.
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<4>();
+        let mut sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+        if !rest.is_empty() {
+            let mut word = [0; 4];
+            word[..rest.len()].copy_from_slice(rest);
+            sum += u64::from(u32::from_ne_bytes(word));
+        }
+        let folded = fold(sum);
+        self.sum += u64::from(if self.odd { folded.swap_bytes() } else { folded });
+        self.odd ^= bytes.len() % 2 == 1;
+    }
+
+    /// The sum itself, as a checksum field holds it for hardware to finish.
+    pub(crate) fn partial(self) -> [u8; 2] {
+        fold(self.sum).to_ne_bytes()
+    }
+
+    /// The complement of the sum, as a checksum field holds it.
+    pub(crate) fn finish(self) -> [u8; 2] {
+        (!fold(self.sum)).to_ne_bytes()
+    }
+
+    /// Whether the bytes, with their checksum among them, are intact.
+    pub(crate) fn is_intact(self) -> bool {
+        fold(self.sum) == u16::MAX
+    }
+}
+
+/// The checksum of one piece.
+pub(crate) fn of(bytes: &[u8]) -> [u8; 2] {
+    let mut sum = Checksum::default();
+    sum.add(bytes);
+    sum.finish()
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "what is above 16 bits was added below")]
+const fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum >> 16) + (sum & 0xffff);
+    }
+    sum as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_example_of_rfc_1071_adds_up() {
+        let mut sum = Checksum::default();
+        sum.add(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
+        assert_eq!(sum.partial(), [0xdd, 0xf2]);
+        assert_eq!(sum.finish(), [0x22, 0x0d]);
+    }
+
+    proptest! {
+        #[test]
+        fn parts_add_up_to_the_whole(bytes: Vec<u8>, cuts in prop::collection::vec(0..64_usize, 0..6)) {
+            let (mut parts, mut rest) = (Checksum::default(), &bytes[..]);
+            for cut in cuts {
+                let (part, more) = rest.split_at(cut.min(rest.len()));
+                parts.add(part);
+                rest = more;
+            }
+            parts.add(rest);
+            prop_assert_eq!(parts.finish(), of(&bytes));
+            let slow = bytes.chunks(2).fold(0_u64, |sum, pair| {
+                sum + u64::from(pair[0]) * 256 + u64::from(pair.get(1).copied().unwrap_or(0))
+            });
+            prop_assert_eq!(parts.partial(), fold(slow).to_be_bytes());
+        }
+    }
+}
