@@ -31,7 +31,8 @@ pub enum Event {
         /// Where they lie in the frame.
         bytes: Range<usize>,
     },
-    /// A gap was filled: more bytes of the stream wait for [`Stack::read`](crate::Stack::read).
+    /// A gap was filled: more bytes of the stream wait for [`Stack::read`](crate::Stack::read), and not for long: read them
+    /// before the next event.
     Readable {
         /// The connection.
         conn: ConnId,

@@ -5,14 +5,14 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::Ipv6Addr;
 
-use tengate_base::Instant;
+use tengate_base::{ConnId, Instant};
 
 use crate::config::Config;
 use crate::event::{Device, DeviceFull, Event};
 use crate::flow::FlowKey;
 use crate::frame::{Link, Path, Payload};
 use crate::limits::SPARE_QUEUES_MAX;
-use crate::pool::ChunkPool;
+use crate::pool::{Chunk, ChunkPool};
 use crate::siphash::SipKey;
 use crate::stats::Stats;
 use crate::tcp::recv_queue::RecvQueue;
@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) locals: Vec<Ipv6Addr>,
     pub(crate) chunks: ChunkPool,
     pub(crate) events: VecDeque<Event>,
+    /// Bytes in order that wait to be read, and whose they are.
+    pub(crate) ready: VecDeque<(ConnId, Chunk)>,
     pub(crate) stats: Stats,
     pub(crate) keys: Keys,
     #[expect(clippy::vec_box, reason = "the boxes move into control blocks and back")]
@@ -54,6 +56,7 @@ impl Shared {
             locals,
             chunks: ChunkPool::new(config.pool_bytes),
             events: VecDeque::new(),
+            ready: VecDeque::new(),
             stats: Stats::default(),
             keys: Keys { sequence: key(first), cookie: key(second) },
             spare_send_queues: Vec::new(),

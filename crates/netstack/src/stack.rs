@@ -160,18 +160,18 @@ impl Stack {
         }
     }
 
-    /// Appends what waits after [`Event::Readable`] to `out` and returns how much that was. It must be read before the next
-    /// frame: until then the connection takes nothing in.
+    /// Appends the bytes that an [`Event::Readable`] announced to `out` and returns how many they were. Bytes announced
+    /// before and not read are dropped.
     pub fn read(&mut self, conn: ConnId, out: &mut Vec<u8>) -> usize {
-        let Some(tcb) = self.flows.get_mut(conn.0) else { return 0 };
         let before = out.len();
-        let rcv_nxt = tcb.rcv_nxt - u32::from(tcb.state.has_peer_fin());
-        while let Some(chunk) = tcb.rx.as_mut().and_then(|rx| rx.pop_ready(rcv_nxt)) {
-            out.extend_from_slice(chunk.as_slice());
+        while let Some((owner, chunk)) =
+            self.shared.ready.pop_front_if(|(owner, _)| *owner == conn || out.len() == before)
+        {
+            if owner == conn {
+                out.extend_from_slice(chunk.as_slice());
+            }
             self.shared.chunks.give(chunk);
         }
-        tcb.release_empty_rx(&mut self.shared);
-        self.mark(conn.0);
         out.len() - before
     }
 

@@ -285,8 +285,7 @@ impl Tcb {
 
     /// Bytes there is room for.
     fn receivable(&self, shared: &Shared) -> u32 {
-        let unread = self.rx.as_ref().map_or(0, |rx| rx.ready_len(self.rcv_nxt));
-        self.whole_window(shared).saturating_sub(self.rcv_held + unread)
+        self.whole_window(shared).saturating_sub(self.rcv_held)
     }
 
     /// Whether the window offered is so small and there is so much room that the peer must be told (RFC 9293 3.8.6.2.2).

@@ -39,8 +39,7 @@ impl Tcb {
             shared.stats.drop_duplicate_data += 1;
             self.ack_now = true;
         }
-        let unread = self.rx.as_ref().is_some_and(|rx| rx.ready_len(self.rcv_nxt) > 0);
-        if text.seq != self.rcv_nxt || unread {
+        if text.seq != self.rcv_nxt {
             self.keep_for_later(now, text, shared, device);
             return Fate::Stays;
         }
@@ -105,16 +104,16 @@ impl Tcb {
         let Some(rx) = &mut self.rx else { return };
         let reached = rx.advance(self.rcv_nxt, &mut shared.chunks);
         self.ack_now = true;
-        if reached.gt(self.rcv_nxt) {
-            self.rcv_nxt = reached;
-            if !self.orphaned {
-                shared.events.push_back(Event::Readable { conn: arrival.conn });
-            }
+        if reached.gt(self.rcv_nxt) && !self.orphaned {
+            shared.events.push_back(Event::Readable { conn: arrival.conn });
         }
-        while self.orphaned
-            && let Some(chunk) = rx.pop_ready(self.rcv_nxt)
-        {
-            shared.chunks.give(chunk);
+        self.rcv_nxt = reached;
+        while let Some(chunk) = rx.pop_ready(reached) {
+            if self.orphaned {
+                shared.chunks.give(chunk);
+            } else {
+                shared.ready.push_back((arrival.conn, chunk));
+            }
         }
         self.release_empty_rx(shared);
     }

@@ -103,8 +103,7 @@ impl RecvQueue {
         self.blocks.insert(0, (start, end));
     }
 
-    /// The stream has come to `rcv_nxt` without the pieces; how far does it reach with them? Those are ready to be read.
-    /// None may be ready already.
+    /// The stream has come to `rcv_nxt` without the pieces; how far does it reach with them? The caller takes those out.
     pub(crate) fn advance(&mut self, rcv_nxt: Seq, pool: &mut ChunkPool) -> Seq {
         // What came again with the bytes just handed over is not handed over twice.
         while self.pieces.front().is_some_and(|front| front.end().le(rcv_nxt)) {
@@ -126,16 +125,10 @@ impl RecvQueue {
         reached
     }
 
-    /// Hands over the first bytes that are in order.
+    /// Takes out the first bytes that are in order.
     pub(crate) fn pop_ready(&mut self, rcv_nxt: Seq) -> Option<Chunk> {
         self.pieces.front().filter(|front| front.end().le(rcv_nxt))?;
         self.pieces.pop_front().map(|piece| piece.chunk)
-    }
-
-    /// Bytes that are in order and not read yet.
-    pub(crate) fn ready_len(&self, rcv_nxt: Seq) -> u32 {
-        let ready = self.pieces.iter().take_while(|piece| piece.end().le(rcv_nxt));
-        ready.map(|piece| u32::from(piece.chunk.len())).sum()
     }
 
     /// What selective acknowledgements say, behind a duplicate if there is one (RFC 2883).

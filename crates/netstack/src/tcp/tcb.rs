@@ -54,11 +54,6 @@ impl State {
         matches!(self, Self::Established | Self::CloseWait)
     }
 
-    /// Whether the peer's stream has ended, and its FIN was counted.
-    pub(crate) const fn has_peer_fin(self) -> bool {
-        matches!(self, Self::CloseWait | Self::Closing | Self::LastAck)
-    }
-
     /// Whether the handshake is not done.
     pub(crate) const fn is_opening(self) -> bool {
         matches!(self, Self::SynSent | Self::SynReceived)
@@ -298,7 +293,8 @@ impl Tcb {
 
     /// Bytes queued and never sent.
     pub(crate) fn unsent(&self) -> u32 {
-        let sent = self.snd_nxt.since(self.snd_una) - u32::from(self.fin_sent);
+        // An acknowledged FIN is no longer between the two.
+        let sent = self.snd_nxt.since(self.snd_una).saturating_sub(u32::from(self.fin_sent));
         if self.state.is_opening() { self.queued() } else { self.queued().saturating_sub(sent) }
     }
 
