@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use tengate_base::{ConnId, Instant, Sink};
 
 use super::Dispatcher;
+use super::gateway_link::GatewayLink;
 use super::workers::{Candidate, WorkerRef};
 use crate::gateway::SlowWorker;
 use crate::wire::extension::{Extension, FLAG_IPV6, proc_id_of};
@@ -34,6 +35,9 @@ pub(super) struct Waiting {
     /// Clients not read until a worker is there.
     paused: BTreeSet<u32>,
 }
+
+/// The life of shards that are not, or not any more, this dispatcher's to serve. Others begin at 1.
+const NO_LIFE: u32 = 0;
 
 impl Waiting {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -75,7 +79,8 @@ impl Dispatcher {
         self.give(now, frame, encoded, None, &mut None, sink);
     }
 
-    /// An event whose worker is gone goes to another. Events of clients whose gateway is gone all go to one, `orphans`.
+    /// An event whose worker is gone goes to another. Events of clients whose gateway is gone, or has another home by now, all
+    /// go to one, `orphans`.
     pub(super) fn reroute(
         &mut self,
         now: Instant,
@@ -84,7 +89,11 @@ impl Dispatcher {
         sink: &mut impl Sink,
     ) {
         if let Ok(Some((frame, _))) = InnerFrame::decode(encoded, usize::MAX) {
-            self.give(now, &frame, encoded, None, orphans, sink);
+            let gateway = self.gateway_of(frame.header.connection_id);
+            let is_home =
+                gateway.and_then(|conn| self.gateway(conn)).is_some_and(GatewayLink::is_home);
+            let life = (!is_home).then_some(NO_LIFE);
+            self.give(now, &frame, encoded, life, orphans, sink);
         }
     }
 
@@ -103,6 +112,7 @@ impl Dispatcher {
         let proc_id = self.proc_id(id);
         let proc = self.procs.get_mut(&proc_id);
         let proc = proc.filter(|proc| life.is_none_or(|life| proc.life == life));
+        let waiter_life = proc.as_ref().map_or(NO_LIFE, |proc| proc.life);
         let bindings = proc.map(|proc| &mut proc.bindings);
         let is_orphan = bindings.is_none();
         let bound = bindings.and_then(|bindings| bindings.get(id));
@@ -129,7 +139,7 @@ impl Dispatcher {
             proc.bindings.set(id, worker, port);
         }
         if self.workers.bound(worker).is_none() {
-            return self.wait(now, id, is_close, encoded, sink);
+            return self.wait(now, id, encoded, waiter_life, sink);
         }
         self.hand_over(worker, frame, encoded, sink);
         if is_orphan {
@@ -268,28 +278,25 @@ impl Dispatcher {
     }
 
     /// Keeps an event until there is a worker for it.
-    fn wait(
-        &mut self,
-        now: Instant,
-        id: u32,
-        is_close: bool,
-        encoded: &[u8],
-        sink: &mut impl Sink,
-    ) {
+    fn wait(&mut self, now: Instant, id: u32, encoded: &[u8], life: u32, sink: &mut impl Sink) {
+        let is_close = encoded.get(4) == Some(&(Command::OnClose as u8));
         let gateway = self.gateway_of(id);
         if let Some(conn) = gateway
-            && self.gateway(conn).is_some_and(super::GatewayLink::is_leaving)
+            && self.gateway(conn).is_some_and(GatewayLink::is_leaving)
         {
             return self.return_event(conn, encoded, sink);
         }
         // What says that a client left is kept in any case, or a worker would keep a ghost.
         if !is_close && self.waiting.bytes + encoded.len() > self.config.no_worker_bytes_max {
             self.stats.drop_no_worker += 1;
-            return self.abandon(id, sink);
+            if life != NO_LIFE {
+                self.abandon(id, sink);
+            }
+            return;
         }
-        self.push_waiting(now, id, encoded);
+        self.push_waiting(now, encoded, life);
         // A client that leaves needs no room made for it, only its goodbye kept.
-        if !is_close && self.waiting.paused.insert(id) {
+        if !is_close && life != NO_LIFE && self.waiting.paused.insert(id) {
             self.stats.paused += 1;
             self.pace(id, true, sink);
         }
@@ -311,8 +318,7 @@ impl Dispatcher {
         }
     }
 
-    fn push_waiting(&mut self, now: Instant, id: u32, encoded: &[u8]) {
-        let life = self.procs.get(&self.proc_id(id)).map_or(0, |proc| proc.life);
+    fn push_waiting(&mut self, now: Instant, encoded: &[u8], life: u32) {
         let deadline = now + self.config.no_worker_grace;
         self.waiting.push(Waiter { deadline, frame: encoded.into(), life });
     }
@@ -321,7 +327,8 @@ impl Dispatcher {
     /// still wait: they would be taken for those of a client that is there.
     fn drop_abandoned(&mut self, now: Instant, id: u32, is_close: bool, encoded: &[u8]) {
         if is_close && self.waiting.paused.contains(&id) {
-            return self.push_waiting(now, id, encoded);
+            let life = self.procs.get(&self.proc_id(id)).map_or(NO_LIFE, |proc| proc.life);
+            return self.push_waiting(now, encoded, life);
         }
         self.stats.drop_no_worker += 1;
         if is_close {
