@@ -55,8 +55,8 @@ pub(crate) struct Plan {
     pub(crate) task_micros: usize,
     /// Clients without an IPv4 address, in percent.
     pub(crate) ipv6_percent: usize,
-    /// Time in which the cluster finds together before clients come.
-    pub(crate) overture: Duration,
+    /// Time in which the cluster finds together before clients come; `None` when they come at once.
+    pub(crate) overture: Option<Duration>,
     /// Time in which everything comes to rest: reconnections, lingering connections, bytes on their way.
     pub(crate) rest: Duration,
 }
@@ -172,7 +172,7 @@ impl Plan {
             acknowledging: Vec::new(),
             task_micros: 0,
             ipv6_percent: 0,
-            overture: Duration::ZERO,
+            overture: None,
             rest: Duration::from_millis(5500),
         }
     }

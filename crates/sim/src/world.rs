@@ -240,7 +240,9 @@ impl World {
     fn live(&mut self) {
         self.note(|world| format!("plan {:?}", world.plan));
         self.start_everything();
-        self.run_until(self.now + self.plan.overture);
+        if let Some(overture) = self.plan.overture {
+            self.run_until(self.now + overture);
+        }
         for _ in 0..self.plan.round_count {
             self.calm = false;
             self.plan_round();

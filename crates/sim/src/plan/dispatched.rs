@@ -68,7 +68,7 @@ impl Plan {
             secret,
             task_micros: *rng.pick(&[10, 2000, 40_000]),
             ipv6_percent: *rng.pick(&[0, 0, 30]),
-            overture: if rng.percent(90) { Duration::from_secs(5) } else { Duration::ZERO },
+            overture: rng.percent(90).then_some(Duration::from_secs(5)),
             rest: Duration::from_secs(12),
         }
     }
