@@ -1,0 +1,282 @@
+//! Echoes over our own TCP stack on both sides, between two processes over DPDK's memif: no kernel, no NIC, no privileges.
+//!
+//! `cargo run --release -p tengate-io --features dpdk --example tcp_echo -- [CLIENTS] [SECONDS]` starts a second copy of
+//! itself as the server, on the second core it may use. Every client has one message of 64 bytes on its way.
+
+use core::error::Error;
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use core::time::Duration;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use tengate_base::{ConnId, Door, Instant};
+use tengate_io::dpdk::{
+    Burst, Eal, EalConfig, Idle, IdleConfig, Link, Pages, Port, PortConfig, Queue, Rest,
+};
+use tengate_io::{Clock, allowed_cores};
+use tengate_netstack::{
+    Address, Checksums, Config, Device, DeviceFull, Event, MacAddr, Secret, Stack,
+};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let cores = allowed_cores()?;
+    let (first, last) = (cores[0], cores[cores.len() - 1]);
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["server", socket] => serve(Path::new(socket), last),
+        [] => measure(1000, Duration::from_secs(5), first),
+        [clients] => measure(clients.parse()?, Duration::from_secs(5), first),
+        [clients, seconds] => {
+            measure(clients.parse()?, Duration::from_secs(seconds.parse()?), first)
+        }
+        _ => Err("takes how many clients (1000) and for how many seconds (5)".into()),
+    }
+}
+
+/// A stack on a queue, and the turn of both.
+struct Host {
+    stack: Stack,
+    queue: Queue,
+    port: Port,
+    burst: Burst,
+    clock: Clock,
+    idle: Idle,
+}
+
+/// The queue as the stack sees it.
+struct Wire<'a>(&'a mut Queue);
+
+impl Device for Wire<'_> {
+    fn transmit(&mut self, parts: &[&[u8]]) -> Result<(), DeviceFull> {
+        self.0.append(parts).map_err(|_counted| DeviceFull)
+    }
+}
+
+impl Host {
+    fn open(role: &str, socket: &Path, core: usize, side: u8) -> Result<Self, Box<dyn Error>> {
+        let port_config = PortConfig::for_connections(0, 1);
+        let pools_mib = u32::try_from(port_config.memory_bytes(Pages::Ordinary) >> 20)?;
+        let eal = Eal::init(&EalConfig {
+            cores: vec![core],
+            pages: Pages::Ordinary,
+            memory_mib: pools_mib + 4,
+            file_prefix: None,
+            devices: vec![format!("net_memif0,role={role},socket={}", socket.display())],
+        })?;
+        let mut port = Port::open(&eal, "net_memif0", &port_config)?;
+        let queue = port.take_queues().pop().ok_or("a port without queues")?.claim()?;
+        let addresses = (0..ADDRESSES).map(|index| address(side, index));
+        let addresses = addresses.map(|addr| Address { addr, prefix_len: 8 }).collect();
+        let mut config = Config::new(MacAddr(port.mac()?), addresses, Secret([side; 32]));
+        config.checksums = Checksums::Software;
+        let clock = Clock::start();
+        let stack = Stack::new(config, clock.now())?;
+        let idle = Idle::new(IdleConfig::default());
+        Ok(Self { stack, queue, port, burst: Burst::new(), clock, idle })
+    }
+
+    /// One turn: `handle` sees every event, with the frame it may point into. Returns how many frames came.
+    fn turn(
+        &mut self,
+        now: Instant,
+        mut handle: impl FnMut(&mut Stack, Event, &[u8]),
+    ) -> Result<usize, Box<dyn Error>> {
+        let found = self.queue.receive(&mut self.burst);
+        for frame in self.burst.frames_mut() {
+            self.stack.handle_frame(now, frame, &mut Wire(&mut self.queue));
+            while let Some(event) = self.stack.poll_event() {
+                handle(&mut self.stack, event, frame);
+            }
+        }
+        if self.stack.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            self.stack.handle_timeout(now, &mut Wire(&mut self.queue));
+            while let Some(event) = self.stack.poll_event() {
+                handle(&mut self.stack, event, &[]);
+            }
+        }
+        // What finds no room stays with the stack until the next turn.
+        let _full = self.stack.flush(now, &mut Wire(&mut self.queue));
+        self.queue.flush();
+        Ok(found)
+    }
+
+    fn rest(&mut self, found: usize) {
+        match self.idle.handle_turn(found) {
+            Rest::None => {}
+            Rest::Pause => core::hint::spin_loop(),
+            Rest::Sleep(sleep) => thread::park_timeout(sleep),
+        }
+    }
+}
+
+/// Sends back what it gets until the other process has gone, and says what that cost.
+#[expect(
+    clippy::print_stdout,
+    reason = "tells its parent that the socket is there, and what it did"
+)]
+fn serve(socket: &Path, core: usize) -> Result<(), Box<dyn Error>> {
+    let mut host = Host::open("server", socket, core, SERVER)?;
+    host.stack.listen(PORT, Door(0));
+    println!("ready");
+    host.port.wait_link(PATIENCE)?;
+    let mut gap = Vec::new();
+    let mut echoed = 0_u64;
+    let mut turns = 0_u32;
+    loop {
+        let now = host.clock.now();
+        let found = host.turn(now, |stack, event, frame| match event {
+            Event::Received { conn, bytes } => {
+                echoed += stack.send(conn, &frame[bytes]) as u64;
+            }
+            Event::Readable { conn } => {
+                gap.clear();
+                stack.read(conn, &mut gap);
+                echoed += stack.send(conn, &gap) as u64;
+            }
+            Event::PeerClosed { conn } => stack.close(now, conn),
+            Event::Opened { .. }
+            | Event::Connected { .. }
+            | Event::Drained { .. }
+            | Event::Closed { .. } => {}
+        })?;
+        turns = turns.wrapping_add(1);
+        if found == 0 && turns.is_multiple_of(1024) && host.port.link()? == Link::Down {
+            println!("server: {echoed} bytes echoed; {:?}", host.stack.stats());
+            return Ok(());
+        }
+        host.rest(found);
+    }
+}
+
+/// What the client side knows.
+#[derive(Default)]
+struct Clients {
+    /// Bytes of the present answer, by connection index.
+    answered: Vec<usize>,
+    connected: usize,
+    lost: usize,
+    answers: u64,
+}
+
+impl Clients {
+    fn handle(&mut self, stack: &mut Stack, event: Event) {
+        match event {
+            Event::Connected { conn } => {
+                self.connected += 1;
+                stack.send(conn, &MESSAGE);
+            }
+            Event::Received { conn, bytes } => self.receive(stack, conn, bytes.len()),
+            Event::Readable { conn } => {
+                let len = stack.read(conn, &mut Vec::new());
+                self.receive(stack, conn, len);
+            }
+            Event::Closed { .. } | Event::PeerClosed { .. } => self.lost += 1,
+            Event::Opened { .. } | Event::Drained { .. } => {}
+        }
+    }
+
+    fn receive(&mut self, stack: &mut Stack, conn: ConnId, len: usize) {
+        let index = conn.0 as usize;
+        if self.answered.len() <= index {
+            self.answered.resize(index + 1, 0);
+        }
+        self.answered[index] += len;
+        if self.answered[index] == MESSAGE.len() {
+            self.answered[index] = 0;
+            self.answers += 1;
+            stack.send(conn, &MESSAGE);
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "tells what was measured")]
+fn measure(count: usize, duration: Duration, core: usize) -> Result<(), Box<dyn Error>> {
+    let socket = std::env::temp_dir().join(format!("tengate-tcp-echo-{}.sock", std::process::id()));
+    let mut server = start_server(&socket)?;
+    let mut host = Host::open("client", &socket, core, CLIENT)?;
+    if host.port.wait_link(PATIENCE)? == Link::Down {
+        return Err("the server did not come up".into());
+    }
+    let remote = |index: usize| SocketAddr::new(address(SERVER, index % ADDRESSES), PORT);
+    let mut clients = Clients::default();
+    let (mut asked, began) = (0, host.clock.now());
+    let mut connected_at = None;
+    let (mut before, mut cpu_before) = (0, Duration::ZERO);
+    loop {
+        let now = host.clock.now();
+        while connected_at.is_none() && asked < count && asked - clients.connected < OPENING_MAX {
+            let local = SocketAddr::new(address(CLIENT, asked / PORTS_EACH), 0);
+            host.stack.connect(now, remote(asked), Some(local))?;
+            asked += 1;
+        }
+        host.turn(now, |stack, event, _| clients.handle(stack, event))?;
+        if clients.connected == count && connected_at.is_none() {
+            let took = now.saturating_since(began).as_secs_f64();
+            println!("{count} connections in {took:.2} s: {:.0}/s", count as f64 / took);
+            connected_at = Some(now);
+            (before, cpu_before) = (clients.answers, cpu(server.id()));
+        }
+        let waits = connected_at.map_or(now.saturating_since(began), |_| Duration::ZERO);
+        if clients.lost > 0 || waits > Duration::from_secs(60) {
+            let Clients { connected, lost, .. } = clients;
+            return Err(
+                format!("{connected} connected, {lost} lost: {:?}", host.stack.stats()).into()
+            );
+        }
+        if connected_at.is_some_and(|at| now.saturating_since(at) >= duration) {
+            break;
+        }
+    }
+    let answers = clients.answers - before;
+    let rate = answers as f64 / duration.as_secs_f64();
+    let cost = (cpu(server.id()) - cpu_before).as_secs_f64() / answers as f64 * 1e9;
+    println!("{count} clients, 64 B: {rate:.0} echoes/s, {cost:.0} ns of the server each");
+    println!("client: {:?}", host.stack.stats());
+    drop(host);
+    server.wait()?;
+    Ok(())
+}
+
+fn start_server(socket: &Path) -> Result<Child, Box<dyn Error>> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .arg("server")
+        .arg(socket)
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let stdout = child.stdout.take().ok_or("the server has no output")?;
+    let mut lines = BufReader::new(stdout).lines();
+    if lines.next().transpose()?.as_deref() != Some("ready") {
+        return Err("the server did not start".into());
+    }
+    thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
+    Ok(child)
+}
+
+/// Processor time a process has used, in steps of 10 ms.
+fn cpu(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(10 * ticks)
+}
+
+/// The address of a side with this number.
+fn address(side: u8, index: usize) -> IpAddr {
+    let [.., high, low] = (index + 1).to_be_bytes();
+    Ipv4Addr::new(10, side, high, low).into()
+}
+
+const SERVER: u8 = 1;
+const CLIENT: u8 = 2;
+const PORT: u16 = 7;
+/// Addresses of each side.
+const ADDRESSES: usize = 64;
+/// Connections from one address.
+const PORTS_EACH: usize = 20_000;
+/// Connections being opened at a time.
+const OPENING_MAX: usize = 200;
+const MESSAGE: [u8; 64] = [b'm'; 64];
+/// How long the other process may take.
+const PATIENCE: Duration = Duration::from_secs(10);
