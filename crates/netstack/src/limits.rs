@@ -49,7 +49,8 @@ pub(crate) const MSS_MIN: u16 = 88;
 
 /// Retransmission time-out before the first measurement (RFC 6298 2.1).
 pub(crate) const RTO_INITIAL: Duration = Duration::from_secs(1);
-/// Least retransmission time-out. RFC 6298 2.4 says one second and allows less with finer clocks; this is Linux's.
+/// Least retransmission time-out, beyond the round trip. RFC 6298 2.4 says one second in all and expects less to be found
+/// safe; this is Linux's.
 pub(crate) const RTO_MIN: Duration = Duration::from_millis(200);
 /// Greatest retransmission time-out, backed off (RFC 6298 2.5 wants 60 s or more). Linux's.
 pub(crate) const RTO_MAX: Duration = Duration::from_secs(120);

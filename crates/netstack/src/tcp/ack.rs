@@ -182,7 +182,7 @@ impl Tcb {
             tx.recovery.probe_from = now;
         }
         if tx.flight.has_reneged() {
-            self.lose_everything(tx, shared);
+            self.begin_again(now, tx, shared);
             return;
         }
         if tx.recovery.phase != Phase::Open && self.snd_una.ge(tx.recovery.point) {
@@ -251,16 +251,20 @@ impl Tcb {
     }
 
     /// The retransmission timer expired, or the receiver took back what it had: begin again from `snd_una`.
-    pub(super) fn lose_everything(&mut self, tx: &mut SendQueue, shared: &mut Shared) {
+    pub(super) fn begin_again(&mut self, now: Instant, tx: &mut SendQueue, shared: &mut Shared) {
         let flight_bytes = tx.flight.bytes();
-        if tx.flight.lose_all() {
+        // Without SACK nothing tells what arrived: everything is sent again (RFC 5681 3.1).
+        let age = if self.sack { tx.flight.rtt() + self.reo_wnd(tx) } else { Duration::ZERO };
+        if tx.flight.lose_older(now, age) {
             shared.stats.sack_reneged += 1;
         }
         // A second expiry for the same data does not shrink the threshold again (RFC 5681 3.1).
         if self.retries <= 1 && tx.recovery.phase != Phase::Loss {
             self.congestion.reduce(shared.config.congestion, flight_bytes, self.mss);
         }
+        // One segment, beside what is on its way still.
         self.congestion.collapse(self.mss);
+        self.congestion.cwnd += tx.flight.pipe();
         tx.recovery.begin(Phase::Loss, self.snd_nxt, flight_bytes);
         (tx.recovery.dup_acks, tx.recovery.reorder_at, tx.recovery.probe) = (0, None, None);
     }

@@ -282,20 +282,27 @@ impl Flight {
         true
     }
 
-    /// Marks everything that has not arrived as lost (RFC 6298 5.4, RFC 5681 3.1). When the receiver took back what it had
-    /// acknowledged selectively (RFC 2018 8), that too; returns whether it did.
-    pub(crate) fn lose_all(&mut self) -> bool {
+    /// Marks the first segment, and what was sent `age` ago or before and has not arrived, as lost: the retransmission timer
+    /// expired (RFC 8985 6.3). When the receiver took back what it had acknowledged selectively (RFC 2018 8), everything is;
+    /// returns whether it did.
+    pub(crate) fn lose_older(&mut self, now: Instant, age: Duration) -> bool {
         let reneged = self.has_reneged();
-        for sent in &mut self.segments {
-            if sent.mark != Mark::Sacked || reneged {
-                sent.mark = Mark::Lost;
+        for (index, sent) in self.segments.iter_mut().enumerate() {
+            let is_old = index == 0 || sent.sent_at + age <= now;
+            if reneged || (is_old && sent.mark == Mark::Flying) {
+                let seen = core::mem::replace(&mut sent.mark, Mark::Lost);
+                self.lost += if seen == Mark::Lost { 0 } else { sent.seq_len() };
             }
         }
         if reneged {
             self.sacked = 0;
         }
-        self.lost = self.bytes - self.sacked;
         reneged
+    }
+
+    /// How long what arrived last took (`RACK.rtt`).
+    pub(crate) const fn rtt(&self) -> Duration {
+        self.rack.rtt
     }
 
     /// Whether the receiver acknowledges less than it had.

@@ -35,13 +35,14 @@ impl Rtt {
         Duration::from_micros(self.min as u64)
     }
 
-    /// The retransmission time-out after `retries` of them (RFC 6298 2 and 5.5).
+    /// The retransmission time-out after `retries` of them (RFC 6298 2 and 5.5). The least time-out is the least that is
+    /// added to the round trip, as in Linux: on a path without variance it would expire with every delayed acknowledgement.
     pub(crate) fn rto(&self, retries: u8) -> Duration {
         let base = match self.srtt() {
             None => RTO_INITIAL,
             Some(srtt) => {
                 let variance = Duration::from_micros(u64::from(self.rttvar) * 4);
-                (srtt + variance.max(GRANULARITY)).max(RTO_MIN)
+                srtt + variance.max(RTO_MIN)
             }
         };
         base.saturating_mul(1 << retries.min(RETRIES_SHIFT_MAX)).min(RTO_MAX)
@@ -50,8 +51,6 @@ impl Rtt {
 
 /// No path takes longer: two minutes, the maximum segment lifetime of RFC 9293.
 const SAMPLE_MAX: u32 = 120_000_000;
-/// The clock's granularity, G of RFC 6298.
-const GRANULARITY: Duration = Duration::from_millis(1);
 /// Beyond it the greatest time-out is reached anyway.
 const RETRIES_SHIFT_MAX: u8 = 16;
 
@@ -82,7 +81,8 @@ mod tests {
         for _ in 0..100 {
             rtt.measure(Duration::from_micros(50));
         }
-        assert_eq!((rtt.rto(0), rtt.rto(1), rtt.rto(3)), (RTO_MIN, 2 * RTO_MIN, 8 * RTO_MIN));
+        let least = RTO_MIN + Duration::from_micros(50);
+        assert_eq!((rtt.rto(0), rtt.rto(1), rtt.rto(3)), (least, 2 * least, 8 * least));
         assert_eq!((rtt.rto(10), rtt.rto(255)), (RTO_MAX, RTO_MAX));
     }
 }

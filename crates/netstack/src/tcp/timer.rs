@@ -78,7 +78,7 @@ impl Tcb {
         self.retries += 1;
         self.rto_from = now;
         shared.stats.retransmit_timeouts += 1;
-        self.lose_everything(tx, shared);
+        self.begin_again(now, tx, shared);
         Fate::Stays
     }
 

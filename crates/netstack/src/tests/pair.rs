@@ -115,6 +115,17 @@ impl Host {
         }
     }
 
+    /// The end of a turn.
+    pub(super) fn turn(&mut self, now: Instant) {
+        if self.stack.poll_timeout().is_some_and(|at| at <= now) {
+            self.stack.handle_timeout(now, &mut self.outbox);
+            self.take_events(&[]);
+        }
+        self.act(now);
+        // A full device is tried again at the next turn.
+        self.stack.flush(now, &mut self.outbox).unwrap_or_default();
+    }
+
     pub(super) fn stream(&mut self, conn: ConnId) -> &mut Stream {
         self.streams.get_mut(&conn).expect("a connection of this host")
     }
@@ -173,13 +184,7 @@ impl Pair {
             self.hosts[to].handle_frame(now, &frame);
         }
         for (index, host) in self.hosts.iter_mut().enumerate() {
-            if host.stack.poll_timeout().is_some_and(|at| at <= now) {
-                host.stack.handle_timeout(now, &mut host.outbox);
-                host.take_events(&[]);
-            }
-            host.act(now);
-            // A full device is tried again at the next step.
-            host.stack.flush(now, &mut host.outbox).unwrap_or_default();
+            host.turn(now);
             for frame in host.outbox.frames.drain(..) {
                 self.link.send(now, 1 - index, &frame);
             }

@@ -9,7 +9,8 @@ use super::link::Faults;
 use super::pair::Pair;
 use crate::Cause;
 
-fn bytes(count: usize, salt: usize) -> Vec<u8> {
+/// Bytes that differ from place to place.
+pub(super) fn bytes(count: usize, salt: usize) -> Vec<u8> {
     (0..count).map(|at| u8::try_from((at * 31 + at / 251 + salt) % 256).expect("a byte")).collect()
 }
 
@@ -65,5 +66,48 @@ proptest! {
         let delay = Duration::from_micros(delay_micros);
         let jitter = Duration::from_micros(jitter_micros);
         check(Faults { seed, loss_permille, duplicate_permille, delay, jitter }, [first, second]);
+    }
+}
+
+#[test]
+fn zz_goodput() {
+    for (delay, jitter, loss) in [
+        (10, 0, 0),
+        (10, 0, 1),
+        (10, 0, 10),
+        (10, 0, 50),
+        (10, 2, 0),
+        (10, 2, 10),
+        (10, 20, 0),
+        (100, 0, 10),
+    ] {
+        let faults = Faults {
+            seed: 7,
+            loss_permille: loss,
+            duplicate_permille: 0,
+            delay: Duration::from_millis(delay),
+            jitter: Duration::from_millis(jitter),
+        };
+        let mut pair = Pair::new(faults);
+        let (conn, other) = pair.open();
+        let s = pair.hosts[0].stream(conn);
+        (s.to_send, s.then_shutdown) = (bytes(10 << 20, 0), true);
+        pair.hosts[1].stream(other).then_shutdown = true;
+        let start = pair.now;
+        assert!(pair.run_until(|pair| pair.hosts[1].streams[&other].received.len() == 10 << 20));
+        let t = (pair.now - start).as_secs_f64();
+        let st = pair.hosts[0].stack.stats();
+        let re = pair.hosts[1].stack.stats();
+        std::println!(
+            "delay {delay} jitter {jitter} loss {loss}: {:.2} Mbit/s retr {} rto {} tlp {} rec {} dsack {} segs {} acks {}",
+            80.0 * 1.048576 / t,
+            st.retransmits,
+            st.retransmit_timeouts,
+            st.loss_probes,
+            st.recoveries,
+            st.duplicate_sacks_received,
+            st.segments_sent,
+            re.segments_sent
+        );
     }
 }
