@@ -5,3 +5,6 @@ mod pair;
 mod handshake;
 mod stream;
 mod peer;
+mod script;
+mod rules;
+mod recovery;

@@ -289,14 +289,16 @@ impl Tcb {
     }
 
     /// Whether the window offered is so small and there is so much room that the peer must be told (RFC 9293 3.8.6.2.2).
-    /// While a quarter is left, what was freed rides on ordinary acknowledgements.
+    /// While more than that is left, what was freed rides on ordinary acknowledgements.
     fn window_update_is_due(&self, shared: &Shared) -> bool {
         if !self.state.may_receive() {
             return false;
         }
         let (offered, whole) = (self.rcv_adv.since(self.rcv_nxt), self.whole_window(shared));
         let gain = self.receivable(shared).saturating_sub(offered);
-        offered < whole / 4 && gain > 0 && gain >= (whole / 2).min(u32::from(self.mss))
+        offered < (whole / 4).min(WINDOW_SMALL)
+            && gain > 0
+            && gain >= (whole / 2).min(u32::from(self.mss))
     }
 
     fn handle_ack_sent(&mut self, header: &Header) {
@@ -307,6 +309,9 @@ impl Tcb {
         }
     }
 }
+
+/// A window that makes its sender wait, on any path.
+const WINDOW_SMALL: u32 = 16 << 10;
 
 fn narrow(len: u32) -> u16 {
     u16::try_from(len).expect("at most a segment")
