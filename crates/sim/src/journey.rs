@@ -33,7 +33,8 @@ impl World {
         let told = &self.clients[index].told;
         if let Some(place) = told.iter().position(|before| before.event == event) {
             let before = told[place];
-            if before.lost || !(self.may_repeat(before.link) || self.may_repeat(link)) {
+            // One that was lost may still be under way to a worker that did not acknowledge it in time.
+            if !(self.may_repeat(link) || (!before.lost && self.may_repeat(before.link))) {
                 let before = before.link;
                 self.fail(format!(
                     "event {event} of client {index} came twice: link {before}, link {link}"

@@ -125,6 +125,12 @@ impl Pipe {
         Some(item)
     }
 
+    /// Something that came is not taken yet.
+    pub(crate) fn put_back(&mut self, at: Instant, item: Item) {
+        self.last = self.last.max(at);
+        self.queue.push_front((at, item));
+    }
+
     /// Loses everything from some byte on, which `keep` chooses out of so many.
     pub(crate) fn truncate(&mut self, keep: impl FnOnce(usize) -> usize) {
         let total = self.bytes().len();

@@ -84,6 +84,8 @@ pub(crate) trait Running {
     fn take_emitted(&mut self, shard: ShardId, all: &[Conn]) -> Vec<Emitted>;
     /// When a shard wants to be called next.
     fn next_timeout(&self) -> Option<Instant>;
+    /// Whether what arrived on a connection was not read yet.
+    fn has_unread(&mut self, place: Place) -> bool;
     /// Whether a connection is read, or is gone.
     fn is_read(&mut self, place: Place) -> bool;
 }
@@ -157,6 +159,10 @@ impl<A: App> Running for Process<A> {
 
     fn next_timeout(&self) -> Option<Instant> {
         self.shell.next_timeout()
+    }
+
+    fn has_unread(&mut self, place: Place) -> bool {
+        self.shell.has_unread(place)
     }
 
     fn is_read(&mut self, place: Place) -> bool {

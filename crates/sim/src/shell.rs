@@ -213,6 +213,11 @@ impl<A: App> Shell<A> {
         self.conn(place).is_some_and(|conn| !conn.paused && !conn.closing)
     }
 
+    /// Whether the app has yet to be shown bytes, now or when it reads the connection again.
+    pub fn has_unread(&mut self, place: Place) -> bool {
+        self.conn(place).is_some_and(|conn| conn.fresh || (conn.paused && !conn.input.is_empty()))
+    }
+
     /// Bytes queued towards the peer and not written.
     pub fn queued(&mut self, place: Place) -> usize {
         self.conn(place).map_or(0, |conn| conn.unwritten())

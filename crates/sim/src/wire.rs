@@ -1,6 +1,7 @@
 //! How bytes move between peers and servers, and how servers get their turns.
 
 use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
 
 use tengate_base::{CloseCause, Door, ShardId};
 
@@ -161,6 +162,12 @@ impl World {
             Item::Reset => Some(CloseCause::Reset),
         };
         let Some(process) = self.process(server) else { return };
+        if item == Item::Fin && near.is_some() && process.has_unread(place) {
+            // What a dispatcher gave back before it went is read before its end is.
+            let at = now + FIN_POLL;
+            self.conns[index].to_server.put_back(at, item);
+            return self.schedule(at, Event::ToServer(index));
+        }
         match (&item, cause) {
             (_, Some(cause)) => process.cut(now, place, cause),
             (Item::Bytes(bytes), None) => process.give(now, place, bytes),
@@ -355,6 +362,9 @@ impl World {
         }
     }
 }
+
+/// How soon an end is looked at again that waits for what came before it.
+const FIN_POLL: Duration = Duration::from_millis(1);
 
 /// The process that runs at a place.
 fn running<'a>(
