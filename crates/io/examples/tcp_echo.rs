@@ -6,7 +6,7 @@
 use core::error::Error;
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::time::Duration;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -143,7 +143,9 @@ fn serve(socket: &Path, core: usize) -> Result<(), Box<dyn Error>> {
         })?;
         turns = turns.wrapping_add(1);
         if found == 0 && turns.is_multiple_of(1024) && host.port.link()? == Link::Down {
-            println!("server: {echoed} bytes echoed; {:?}", host.stack.stats());
+            // Whoever would read it may be gone.
+            let mut out = std::io::stdout();
+            _ = writeln!(out, "server: {echoed} bytes echoed; {:?}", host.stack.stats());
             return Ok(());
         }
         host.rest(found);
@@ -155,7 +157,7 @@ fn serve(socket: &Path, core: usize) -> Result<(), Box<dyn Error>> {
 struct Clients {
     /// Bytes of the present answer, by connection index.
     answered: Vec<usize>,
-    connected: usize,
+    connected: Vec<ConnId>,
     lost: usize,
     answers: u64,
 }
@@ -163,10 +165,8 @@ struct Clients {
 impl Clients {
     fn handle(&mut self, stack: &mut Stack, event: Event) {
         match event {
-            Event::Connected { conn } => {
-                self.connected += 1;
-                stack.send(conn, &MESSAGE);
-            }
+            // Nobody speaks before all are there.
+            Event::Connected { conn } => self.connected.push(conn),
             Event::Received { conn, bytes } => self.receive(stack, conn, bytes.len()),
             Event::Readable { conn } => {
                 let len = stack.read(conn, &mut Vec::new());
@@ -206,24 +206,30 @@ fn measure(count: usize, duration: Duration, core: usize) -> Result<(), Box<dyn 
     let (mut before, mut cpu_before) = (0, Duration::ZERO);
     loop {
         let now = host.clock.now();
-        while connected_at.is_none() && asked < count && asked - clients.connected < OPENING_MAX {
+        while connected_at.is_none()
+            && asked < count
+            && asked - clients.connected.len() < OPENING_MAX
+        {
             let local = SocketAddr::new(address(CLIENT, asked / PORTS_EACH), 0);
             host.stack.connect(now, remote(asked), Some(local))?;
             asked += 1;
         }
         host.turn(now, |stack, event, _| clients.handle(stack, event))?;
-        if clients.connected == count && connected_at.is_none() {
+        if clients.connected.len() == count && connected_at.is_none() {
             let took = now.saturating_since(began).as_secs_f64();
             println!("{count} connections in {took:.2} s: {:.0}/s", count as f64 / took);
-            connected_at = Some(now);
+            clients.connected.iter().for_each(|conn| _ = host.stack.send(*conn, &MESSAGE));
+            // Warm first: a second of echoes that do not count.
+            connected_at = Some(host.clock.now() + WARM_UP);
+        }
+        if connected_at.is_some_and(|at| at <= now) && cpu_before.is_zero() {
             (before, cpu_before) = (clients.answers, cpu(server.id()));
         }
         let waits = connected_at.map_or(now.saturating_since(began), |_| Duration::ZERO);
         if clients.lost > 0 || waits > Duration::from_secs(60) {
-            let Clients { connected, lost, .. } = clients;
-            return Err(
-                format!("{connected} connected, {lost} lost: {:?}", host.stack.stats()).into()
-            );
+            let (connected, lost) = (clients.connected.len(), clients.lost);
+            let stats = host.stack.stats();
+            return Err(format!("{connected} connected, {lost} lost: {stats:?}").into());
         }
         if connected_at.is_some_and(|at| now.saturating_since(at) >= duration) {
             break;
@@ -278,5 +284,7 @@ const PORTS_EACH: usize = 20_000;
 /// Connections being opened at a time.
 const OPENING_MAX: usize = 200;
 const MESSAGE: [u8; 64] = [b'm'; 64];
+/// Echoes before those that count.
+const WARM_UP: Duration = Duration::from_secs(1);
 /// How long the other process may take.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -4,6 +4,7 @@ mod ingress;
 mod passive;
 mod active;
 
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv6Addr};
 
@@ -33,7 +34,7 @@ pub struct Stack {
     neighbors: Neighbors,
     listeners: Vec<Listener>,
     /// Connections to look at when the turn ends.
-    dirty: Vec<u32>,
+    dirty: VecDeque<u32>,
     /// Connections that peers are opening.
     backlog_len: u32,
     /// When a cookie was last sent: only then are answers to one looked for.
@@ -69,7 +70,7 @@ impl Stack {
             wheel: TimerWheel::new(limits::TICK, now),
             neighbors,
             listeners: Vec::new(),
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
             backlog_len: 0,
             cookie_sent_at: None,
             next_port: 0,
@@ -249,18 +250,18 @@ impl Stack {
     /// [`DeviceFull`] when something could not be sent now.
     pub fn flush(&mut self, now: Instant, device: &mut impl Device) -> Result<(), DeviceFull> {
         self.flows.recycle();
-        let mut result = Ok(());
-        let mut dirty = core::mem::take(&mut self.dirty);
-        for index in dirty.drain(..) {
-            if result.is_ok() {
-                result = self.flush_one(now, index, device);
-            }
+        // Those that are marked meanwhile have their turn next time.
+        for _ in 0..self.dirty.len() {
+            let Some(index) = self.dirty.pop_front() else { break };
+            let result = self.flush_one(now, index, device);
             let Some(tcb) = self.flows.get_mut(index) else { continue };
+            if result.is_err() {
+                // It goes first when there is room. Looking at all the others now would cost the more the more wait.
+                self.dirty.push_front(index);
+                return result;
+            }
             tcb.dirty = false;
             let deadline = tcb.deadline(&self.shared);
-            if result.is_err() {
-                self.mark(index);
-            }
             if deadline == NEVER {
                 self.wheel.cancel(index);
             } else {
@@ -268,10 +269,7 @@ impl Stack {
                 self.wheel.set(index, deadline.max(now + limits::TICK));
             }
         }
-        if self.dirty.is_empty() {
-            self.dirty = dirty;
-        }
-        result
+        Ok(())
     }
 
     /// Counters.
@@ -311,7 +309,7 @@ impl Stack {
     fn mark(&mut self, index: u32) {
         if let Some(tcb) = self.flows.get_mut(index).filter(|tcb| !tcb.dirty) {
             tcb.dirty = true;
-            self.dirty.push(index);
+            self.dirty.push_back(index);
         }
     }
 
