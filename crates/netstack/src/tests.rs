@@ -8,3 +8,5 @@ mod peer;
 mod script;
 mod rules;
 mod recovery;
+mod pressure;
+mod network;

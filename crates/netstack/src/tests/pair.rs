@@ -115,6 +115,29 @@ impl Host {
         }
     }
 
+    /// Takes a frame whose effects do not matter, as long as there is no panic.
+    pub(super) fn handle_quietly(&mut self, now: Instant, frame: &[u8]) {
+        self.stack.handle_frame(now, frame, &mut self.outbox);
+        self.drop_events();
+    }
+
+    /// A turn whose events do not matter.
+    pub(super) fn turn_quietly(&mut self, now: Instant) {
+        self.stack.handle_timeout(now, &mut self.outbox);
+        self.drop_events();
+        self.act(now);
+        self.stack.flush(now, &mut self.outbox).unwrap_or_default();
+    }
+
+    fn drop_events(&mut self) {
+        let mut bytes = Vec::new();
+        while let Some(event) = self.stack.poll_event() {
+            if let Event::Readable { conn } = event {
+                self.stack.read(conn, &mut bytes);
+            }
+        }
+    }
+
     /// The end of a turn.
     pub(super) fn turn(&mut self, now: Instant) {
         if self.stack.poll_timeout().is_some_and(|at| at <= now) {
@@ -177,22 +200,27 @@ impl Pair {
         (conn, other)
     }
 
-    /// One turn of both hosts, then on to the next moment at which something happens. Returns whether there is one.
+    /// What the applications want now, then on to the next moment at which something happens, and that. Returns whether
+    /// there was one.
     pub(super) fn step(&mut self) -> bool {
-        let now = self.now;
-        while let Some((to, frame)) = self.link.receive(now) {
-            self.hosts[to].handle_frame(now, &frame);
-        }
-        for (index, host) in self.hosts.iter_mut().enumerate() {
-            host.turn(now);
-            for frame in host.outbox.frames.drain(..) {
-                self.link.send(now, 1 - index, &frame);
-            }
-        }
+        self.turn();
         let timeouts = self.hosts.iter().filter_map(|host| host.stack.poll_timeout());
         let Some(next) = timeouts.chain(self.link.next_arrival()).min() else { return false };
-        self.now = next.max(now);
+        self.now = next.max(self.now);
+        while let Some((to, frame)) = self.link.receive(self.now) {
+            self.hosts[to].handle_frame(self.now, &frame);
+        }
+        self.turn();
         true
+    }
+
+    fn turn(&mut self) {
+        for (index, host) in self.hosts.iter_mut().enumerate() {
+            host.turn(self.now);
+            for frame in host.outbox.frames.drain(..) {
+                self.link.send(self.now, 1 - index, &frame);
+            }
+        }
     }
 
     /// Runs until something holds; false when nothing more happens, or for too long.
