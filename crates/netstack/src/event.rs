@@ -56,6 +56,21 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The connection it is about.
+    pub const fn conn(&self) -> ConnId {
+        match *self {
+            Self::Opened { conn, .. }
+            | Self::Connected { conn }
+            | Self::Received { conn, .. }
+            | Self::Readable { conn }
+            | Self::PeerClosed { conn }
+            | Self::Drained { conn }
+            | Self::Closed { conn, .. } => conn,
+        }
+    }
+}
+
 /// Why a connection is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {

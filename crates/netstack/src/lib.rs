@@ -15,14 +15,16 @@
 //! costs one hash lookup, one copy of what is sent into a chunk, none of what is received in order, and the checksums.
 //!
 //! # What is there
-//! Ethernet with or without one VLAN tag; ARP; IPv4; ICMP echo, path MTU and unreachable; TCP with the rules of RFC 9293,
+//! Ethernet with or without one VLAN tag; ARP; IPv4; IPv6 with neighbour discovery (RFC 4861); ICMP echo, path MTU and unreachable; TCP with the rules of RFC 9293,
 //! 5961, 6528, 6691, 7323 and 1337, selective acknowledgements both ways (RFC 2018, 2883), recovery by RACK-TLP (RFC 8985)
 //! with proportional rate reduction (RFC 6937), or NewReno (RFC 6582) with peers that know no SACK, CUBIC (RFC 9438) and
 //! NewReno windows, SYN cookies, keepalive.
 //!
 //! # What is not
-//! - IPv6 packets are decoded and encoded, but there is no neighbour discovery: it needs fixed neighbours, and
-//!   passive connections work because answers go to where a segment came from.
+//! - No router discovery, address configuration, duplicate address detection or multicast listener reports (MLD) for IPv6:
+//!   addresses and gateway come from the configuration. Neighbours' addresses do not grow old: one is asked for again when
+//!   two SYNs to it were not answered.
+//! - What ICMP says of a path is kept for that connection only.
 //! - Fragments are dropped; everything is sent with "don't fragment".
 //! - No pacing, no HyStart++ (RFC 9406), no ECN, no undo of a spurious time-out (RFC 3522, 5682), no path MTU probing
 //!   without ICMP (RFC 8899), no growth of the receive window with the rate (it is what the configuration says), no urgent data.

@@ -86,11 +86,13 @@ impl Neighbors {
         Vec::new()
     }
 
-    /// Forgets a learnt address that did not answer, so that it is asked for again.
-    pub(crate) fn doubt(&mut self, address: Ipv6Addr) {
-        if self.entries.get(&address).is_some_and(|entry| !entry.is_fixed) {
+    /// Forgets a learnt address behind which nobody answers, so that it is asked for again. Returns whether it was one.
+    pub(crate) fn doubt(&mut self, address: Ipv6Addr) -> bool {
+        let is_learnt = self.entries.get(&address).is_some_and(|entry| !entry.is_fixed);
+        if is_learnt {
             self.entries.remove(&address);
         }
+        is_learnt
     }
 
     fn make_room(&mut self) {

@@ -1,7 +1,7 @@
 //! What all connections of a stack share, beside the table they are in.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::net::Ipv6Addr;
 
@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) link: Link,
     /// Our addresses, by the index connections hold.
     pub(crate) locals: Vec<Ipv6Addr>,
+    /// The index of each.
+    pub(crate) local_indexes: BTreeMap<Ipv6Addr, u16>,
     pub(crate) chunks: ChunkPool,
     pub(crate) events: VecDeque<Event>,
     /// Bytes in order that wait to be read, and whose they are.
@@ -53,6 +55,7 @@ impl Shared {
         let key = |half: &[u8]| SipKey::new(*half.first_chunk().expect("half of 32 bytes"));
         Self {
             link: Link { mac: config.mac, vlan: config.vlan, checksums: config.checksums },
+            local_indexes: locals.iter().copied().zip(0..).collect(),
             locals,
             chunks: ChunkPool::new(config.pool_bytes),
             events: VecDeque::new(),
@@ -62,6 +65,15 @@ impl Shared {
             spare_send_queues: Vec::new(),
             spare_recv_queues: Vec::new(),
             config,
+        }
+    }
+
+    /// The application is done with a connection: it is told nothing more of it.
+    pub(crate) fn drop_events(&mut self, conn: ConnId) {
+        self.events.retain(|event| event.conn() != conn);
+        let chunks = &mut self.chunks;
+        while let Some((_, chunk)) = self.ready.pop_front_if(|(owner, _)| *owner == conn) {
+            chunks.give(chunk);
         }
     }
 

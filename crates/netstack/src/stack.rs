@@ -112,7 +112,12 @@ impl Stack {
                 // It has moved on since the wheel was set.
                 Fate::Stays
             };
+            if fate == Fate::Ends(Cause::TimedOut) {
+                // So that a peer that is only slow does not wait for us.
+                tcb.send_abort(now, &mut self.shared, device);
+            }
             self.settle(now, index, fate);
+            self.doubt_neighbor(index);
         }
     }
 
@@ -229,6 +234,7 @@ impl Stack {
         let Some(tcb) = self.flows.get_mut(conn.0) else { return };
         tcb.orphaned = true;
         tcb.heard_at = now;
+        self.shared.drop_events(conn);
         self.shared.chunks.release(core::mem::take(&mut tcb.rcv_held));
         if tcb.state == State::SynSent {
             self.forget(conn.0);
@@ -240,6 +246,7 @@ impl Stack {
         let Some(tcb) = self.flows.get(conn.0) else { return };
         tcb.send_abort(now, &mut self.shared, device);
         self.shared.stats.conns_aborted += 1;
+        self.shared.drop_events(conn);
         self.forget(conn.0);
     }
 

@@ -71,6 +71,7 @@ pub struct Stats {
     pub challenge_acks_sent: u64,
     pub resets_sent: u64,
     pub arp_replies_sent: u64,
+    pub neighbor_advertisements_sent: u64,
     pub echo_replies_sent: u64,
     /// Bytes that [`Stack::send`](crate::Stack::send) did not take because the pool was empty.
     pub send_refused_pool_full: u64,

@@ -9,6 +9,7 @@ pub(crate) mod ethernet;
 pub(crate) mod arp;
 pub(crate) mod ip;
 pub(crate) mod icmp;
+pub(crate) mod ndp;
 pub(crate) mod tcp;
 
 /// The 16 bits at `at`, in network order; zero beyond the end, which callers rule out before.

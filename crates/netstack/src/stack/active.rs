@@ -9,10 +9,13 @@ use super::{Stack, mapped};
 use crate::config::Address;
 use crate::event::{Device, DeviceFull};
 use crate::flow::FlowKey;
+use crate::frame::{Path, Payload};
 use crate::neighbor::Resolved;
 use crate::tcp::tcb::{State, Tcb};
 use crate::wire::arp::Arp;
 use crate::wire::ethernet::{self, MacAddr};
+use crate::wire::ip;
+use crate::wire::ndp::{self, Ndp};
 
 /// Why no connection was begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,10 +79,10 @@ impl Stack {
         device: &mut impl Device,
     ) -> Result<(), DeviceFull> {
         let Some(tcb) = self.flows.get_mut(index) else { return Ok(()) };
-        let (local, remote) = (tcb.key.local, tcb.key.remote);
-        if tcb.snd_nxt != tcb.snd_una {
+        if !tcb.resolving {
             return Ok(());
         }
+        let (local, remote) = (tcb.key.local, tcb.key.remote);
         let Some(hop) = self.next_hop(local, remote) else { return Ok(()) };
         let mac = match self.neighbors.resolve(now, hop, index) {
             Resolved::At(mac) => mac,
@@ -88,11 +91,14 @@ impl Stack {
         };
         let Some(tcb) = self.flows.get_mut(index) else { return Ok(()) };
         (tcb.mac, tcb.resolving, tcb.rto_from) = (mac, false, now);
-        tcb.retries = 0;
+        if tcb.snd_nxt == tcb.snd_una {
+            // Time spent on looking for the neighbour is not the peer's.
+            tcb.retries = 0;
+        }
         tcb.send_syn(now, &mut self.shared, device)
     }
 
-    /// Asks everybody on the link who has an address (RFC 826).
+    /// Asks everybody on the link who has an address (RFC 826, RFC 4861 7.2.2).
     fn ask(
         &mut self,
         local: u16,
@@ -100,7 +106,17 @@ impl Stack {
         device: &mut impl Device,
     ) -> Result<(), DeviceFull> {
         let sender = self.shared.local(local).to_ipv4_mapped();
-        let (Some(sender), Some(target)) = (sender, hop.to_ipv4_mapped()) else { return Ok(()) };
+        let (Some(sender), Some(target)) = (sender, hop.to_ipv4_mapped()) else {
+            let (group, mac) = ndp::solicited_node(hop);
+            let path = Path { mac, local: self.shared.local(local), remote: group };
+            let own = Some(self.shared.link.mac);
+            let question = Ndp { is_solicitation: true, target: hop, mac: own };
+            let (bytes, none) = (question.encode(path.local, group), Payload::default());
+            let link = &self.shared.link;
+            let sent = link.send_packet(&path, ip::ICMPV6, ndp::HOP_LIMIT, &bytes, &none, device);
+            self.count_sent(sent);
+            return Ok(());
+        };
         let request = Arp {
             is_request: true,
             sender_mac: self.shared.link.mac,
@@ -113,6 +129,21 @@ impl Stack {
         self.count_sent(sent);
         // It is repeated when the SYN is due.
         Ok(())
+    }
+
+    /// Nobody answered a SYN twice: perhaps the neighbour has moved. Asks for its address again.
+    pub(super) fn doubt_neighbor(&mut self, index: u32) {
+        let Some(tcb) = self.flows.get(index) else { return };
+        if tcb.state != State::SynSent || tcb.resolving || tcb.retries != DOUBT_AT_RETRY {
+            return;
+        }
+        let (local, remote) = (tcb.key.local, tcb.key.remote);
+        if let Some(hop) = self.next_hop(local, remote)
+            && self.neighbors.doubt(hop)
+            && let Some(tcb) = self.flows.get_mut(index)
+        {
+            tcb.resolving = true;
+        }
     }
 
     /// Both ends of a new connection.
@@ -190,5 +221,7 @@ fn is_unspecified(address: Ipv6Addr) -> bool {
     address.is_unspecified() || address.to_ipv4_mapped().is_some_and(|v4| v4.is_unspecified())
 }
 
+/// SYNs without an answer after which a neighbour's address is not believed any more.
+const DOUBT_AT_RETRY: u8 = 2;
 /// Bits in front of an IPv4 address in a mapped one.
 const V4_MAPPED_BITS: u32 = 96;

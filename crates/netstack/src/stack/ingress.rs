@@ -19,6 +19,7 @@ use crate::wire::checksum::Checksum;
 use crate::wire::ethernet::{self, Ethernet, MacAddr};
 use crate::wire::icmp::{self, Icmp, Quoted};
 use crate::wire::ip::{self, Ip, IpError};
+use crate::wire::ndp::{self, Ndp};
 use crate::wire::tcp::Header;
 
 impl Stack {
@@ -77,6 +78,38 @@ impl Stack {
         }
     }
 
+    /// Neighbour discovery (RFC 4861 7.2).
+    fn handle_ndp(&mut self, mac: MacAddr, ip: &Ip, message: &Ndp, device: &mut impl Device) {
+        let is_ours = self.local_index(message.target).is_some();
+        let (neighbor, asks_us) =
+            if message.is_solicitation { (ip.source, is_ours) } else { (message.target, false) };
+        if let Some(learnt) = message.mac.filter(|mac| !mac.is_group())
+            && is_unicast(neighbor)
+            && self.local_index(neighbor).is_none()
+        {
+            for waiter in self.neighbors.learn(neighbor, learnt, asks_us) {
+                self.mark(waiter);
+            }
+        }
+        // A solicitation from nobody asks whether an address is free (RFC 4862 5.4.3): everybody is told that it is not.
+        if !message.is_solicitation || !is_ours {
+            return;
+        }
+        let is_probe = ip.source.is_unspecified();
+        let path = Path {
+            mac: if is_probe { ALL_NODES_MAC } else { mac },
+            local: message.target,
+            remote: if is_probe { ALL_NODES } else { ip.source },
+        };
+        let own = Some(self.shared.link.mac);
+        let answer = Ndp { is_solicitation: false, target: message.target, mac: own };
+        let bytes = answer.encode(path.local, path.remote);
+        let (link, none) = (&self.shared.link, Payload::default());
+        let sent = link.send_packet(&path, ip::ICMPV6, ndp::HOP_LIMIT, &bytes, &none, device);
+        self.count_sent(sent);
+        self.shared.stats.neighbor_advertisements_sent += u64::from(sent.is_ok());
+    }
+
     fn handle_packet(
         &mut self,
         now: Instant,
@@ -97,6 +130,16 @@ impl Stack {
             Err(IpError::Checksum) => return stats.drop_ip_checksum += 1,
             Err(IpError::Fragment) => return stats.drop_ip_fragment += 1,
         };
+        if ip.protocol == ip::ICMPV6 && ip.hop_limit == ndp::HOP_LIMIT {
+            let message = &packet[ip.payload.clone()];
+            if icmp::is_intact(&ip, message)
+                && let Some(message) = Ndp::decode(message)
+            {
+                self.handle_ndp(link.source, &ip, &message, device);
+                return;
+            }
+        }
+        let stats = &mut self.shared.stats;
         // RFC 9293 3.9.2.3, MUST-57 and MUST-63: no connection with a group, or from one.
         if link.destination.is_group() || link.source.is_group() || !is_unicast(ip.source) {
             stats.drop_ip_source += 1;
@@ -253,8 +296,7 @@ impl Stack {
 
     /// Which of our addresses this is.
     pub(super) fn local_index(&self, address: Ipv6Addr) -> Option<u16> {
-        let index = self.shared.locals.iter().position(|local| *local == address)?;
-        u16::try_from(index).ok()
+        self.shared.local_indexes.get(&address).copied()
     }
 
     pub(super) fn count_sent(&mut self, sent: Result<(), DeviceFull>) {
@@ -264,6 +306,10 @@ impl Stack {
         }
     }
 }
+
+/// Every IPv6 node of the link, and their stations' group.
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ALL_NODES_MAC: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
 
 /// Whether packets may come from an address (RFC 1122 3.2.1.3, RFC 4291 2.5, 2.7).
 fn is_unicast(address: Ipv6Addr) -> bool {

@@ -68,7 +68,7 @@ pub(crate) fn own_scale(offered: &Options, window_bytes: u32) -> Option<u8> {
 }
 
 fn period(now: Instant) -> u32 {
-    u32::try_from(now.as_nanos() / PERIOD_NANOS & u64::from(PERIOD_MASK)).expect("five bits")
+    u32::try_from((now.as_nanos() / PERIOD_NANOS) & u64::from(PERIOD_MASK)).expect("five bits")
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "24 bits are wanted")]

@@ -259,7 +259,8 @@ impl Tcb {
 
     /// Resets the connection; the caller forgets it.
     pub(crate) fn send_abort(&self, now: Instant, shared: &mut Shared, device: &mut impl Device) {
-        if self.state == State::SynSent {
+        if matches!(self.state, State::SynSent | State::FinWait2) {
+            // The peer knows nothing of us yet, or has everything.
             return;
         }
         let header = self.header(now, self.snd_nxt, Flags::RST.with(Flags::ACK));

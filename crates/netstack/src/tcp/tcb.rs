@@ -345,6 +345,8 @@ pub(crate) fn recv_scale(window_bytes: u32) -> u8 {
 /// Later than anything.
 pub(crate) const NEVER: Instant = Instant::from_nanos(u64::MAX);
 
-const TCP_HEADER_LEN: u16 = tcp::HEADER_LEN as u16;
+const TCP_HEADER_LEN: u16 = 20;
+
+const _: () = assert!(TCP_HEADER_LEN as usize == tcp::HEADER_LEN);
 
 const _: () = assert!(size_of::<Tcb>() <= 256, "ten million of them must fit");

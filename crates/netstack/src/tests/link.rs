@@ -37,9 +37,12 @@ pub(super) struct Link {
     faults: Faults,
     random: u64,
     /// By arrival, then in the order sent; with the side they go to.
-    frames: BinaryHeap<Reverse<(Instant, u64, usize, Vec<u8>)>>,
+    frames: BinaryHeap<Reverse<OnItsWay>>,
     sent: u64,
 }
+
+/// When a frame arrives, its number, the side it goes to, and itself.
+type OnItsWay = (Instant, u64, usize, Vec<u8>);
 
 impl Link {
     pub(super) fn new(faults: Faults) -> Self {

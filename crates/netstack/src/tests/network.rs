@@ -2,13 +2,13 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 
 use proptest::prelude::*;
 
 use super::link::{Faults, Link, Outbox};
-use super::pair::{Host, Pair, address, config, mac};
+use super::pair::{Host, PORT, Pair, Stream, address, config, mac};
 use super::script::{Script, Seen, knowing_config};
 use super::stream::bytes;
 use crate::frame::{Link as Sender, Path, Payload};
@@ -17,7 +17,7 @@ use crate::wire::checksum;
 use crate::wire::ethernet::{self, Ethernet, MacAddr};
 use crate::wire::ip::{self, Ip};
 use crate::wire::tcp::{Flags, Header};
-use crate::{Cause, Checksums, Config};
+use crate::{Address, Cause, Checksums, Config};
 
 /// The peer's way to put packets on the wire.
 fn peer_packet(host: &mut Host, now: tengate_base::Instant, protocol: u8, message: &[u8]) {
@@ -193,6 +193,57 @@ fn every_frame_that_is_not_for_us_has_its_counter() {
         stats.drop_tcp_no_listener,
     ];
     assert_eq!(counts, [1; 7]);
+}
+
+#[test]
+fn neighbors_find_each_other_and_talk_over_ipv6() {
+    // RFC 4861 7.2, RFC 8200 8.1.
+    let v6 = |host: u8| IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, u16::from(host) + 1));
+    let config = |host| {
+        let addresses = vec![Address { addr: v6(host), prefix_len: 64 }];
+        Config { addresses, ..config(host) }
+    };
+    let mut pair = Pair::with_configs(Faults::NONE, config(0), config(1));
+    let remote = SocketAddr::new(v6(1), PORT);
+    let now = pair.now;
+    let conn = pair.hosts[0].stack.connect(now, remote, None).expect("there is room");
+    let stream = Stream { to_send: bytes(100_000, 0), then_shutdown: true, ..Stream::default() };
+    pair.hosts[0].streams.insert(conn, stream);
+    assert!(
+        pair.run_until(|pair| { pair.hosts[1].streams.values().any(|stream| stream.peer_closed) })
+    );
+    assert_eq!(pair.hosts[1].stack.stats().neighbor_advertisements_sent, 1);
+    let received = &pair.hosts[1].streams.values().next().expect("accepted").received;
+    assert!(*received == bytes(100_000, 0));
+}
+
+#[test]
+fn a_neighbor_that_moved_is_asked_for_again() {
+    let mut pair = Pair::new(Faults::NONE);
+    pair.open();
+    let moved = Config { mac: MacAddr([2, 9, 9, 9, 9, 9]), ..config(1) };
+    pair.hosts[1] = Host::new(moved, pair.now);
+    pair.hosts[1].stack.listen(PORT, tengate_base::Door(0));
+    let conn = pair.connect();
+    assert!(pair.run_until(|pair| pair.hosts[0].streams[&conn].is_open));
+    assert!(pair.hosts[1].stack.stats().drop_not_for_us > 0);
+}
+
+#[test]
+fn what_cannot_be_reached_is_not_tried() {
+    use crate::ConnectError::{NoAddress, NoPort, NoRoute};
+    let mut script = Script::listening(config(0));
+    let now = script.now;
+    let mut connect = |remote: &str, local: Option<&str>| {
+        let address = |text: &str| text.parse().expect("an address and a port");
+        script.host.stack.connect(now, address(remote), local.map(address))
+    };
+    assert_eq!(connect("192.0.2.1:80", None), Err(NoRoute));
+    assert_eq!(connect("[fd00::1]:80", None), Err(NoAddress));
+    assert_eq!(connect("10.0.0.2:80", Some("10.0.0.9:0")), Err(NoAddress));
+    assert!(connect("10.0.0.2:80", Some("0.0.0.0:5")).is_ok());
+    assert_eq!(connect("10.0.0.2:80", Some("10.0.0.1:5")), Err(NoPort));
+    assert!(connect("10.0.0.2:81", Some("10.0.0.1:5")).is_ok());
 }
 
 #[test]

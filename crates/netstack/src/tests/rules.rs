@@ -124,6 +124,26 @@ fn old_timestamps_are_refused_unless_they_are_ancient() {
 }
 
 #[test]
+fn an_application_that_is_done_is_told_nothing_more() {
+    let mut script = Script::established();
+    let gap = Header { seq: script.seq + 3, ..script.header(Flags::ACK) };
+    script.send_header(gap, b"later");
+    script.seen();
+    // Handed to the stack itself, so that the events of the frame can be seen one by one.
+    let mut wire = super::link::Outbox::default();
+    let fin = script.header(Flags::ACK.with(Flags::FIN));
+    let host = &mut script.host;
+    let (now, conn) = (script.now, script.conn);
+    super::script::peer_frame(&fin, b"nowlater", &mut wire);
+    host.stack.handle_frame(now, &wire.frames[0], &mut host.outbox);
+    let first = host.stack.poll_event().expect("bytes in order");
+    assert!(matches!(first, crate::Event::Received { .. }), "{first:?}");
+    host.stack.close(now, conn);
+    assert_eq!(host.stack.poll_event(), None);
+    assert_eq!(host.stack.queued(conn), 0);
+}
+
+#[test]
 fn both_sides_may_open_at_once() {
     // RFC 9293 3.5, figure 7.
     let mut script = Script::listening(knowing_config());

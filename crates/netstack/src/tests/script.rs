@@ -120,16 +120,8 @@ impl Script {
         if self.timestamps && header.options.timestamps.is_none() {
             header.options.timestamps = Some(Timestamps { value: self.peer_clock(), echo: 0 });
         }
-        let link = Link { mac: mac(1), vlan: None, checksums: Checksums::Software };
-        let path = Path {
-            mac: mac(0),
-            local: address(1).to_ipv6_mapped(),
-            remote: address(0).to_ipv6_mapped(),
-        };
-        let mut parts = Payload::default();
-        parts.push(payload);
         let mut wire = Outbox::default();
-        link.send_segment(&path, &header, &parts, &mut wire).expect("it has room");
+        peer_frame(&header, payload, &mut wire);
         self.host.handle_frame(self.now, &wire.frames[0]);
     }
 
@@ -205,6 +197,19 @@ impl Script {
         self.iss = syn.seq;
         syn
     }
+}
+
+/// Puts a segment of the peer's on the wire.
+pub(super) fn peer_frame(header: &Header, payload: &[u8], wire: &mut Outbox) {
+    let link = Link { mac: mac(1), vlan: None, checksums: Checksums::Software };
+    let path = Path {
+        mac: mac(0),
+        local: address(1).to_ipv6_mapped(),
+        remote: address(0).to_ipv6_mapped(),
+    };
+    let mut parts = Payload::default();
+    parts.push(payload);
+    link.send_segment(&path, header, &parts, wire).expect("it has room");
 }
 
 /// A frame as its receiver reads it, with every checksum right.

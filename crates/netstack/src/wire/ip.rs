@@ -70,6 +70,11 @@ impl Ip {
         if header[0] >> 4 != 6 || packet.len() < end {
             return Err(IpError::Malformed);
         }
+        let (source, destination) = (v6_at(packet, 8), v6_at(packet, 24));
+        // On the wire such an address means nothing (RFC 4291 2.5.5.2), and here it would mean another packet.
+        if source.to_ipv4_mapped().is_some() || destination.to_ipv4_mapped().is_some() {
+            return Err(IpError::Malformed);
+        }
         let (mut protocol, mut start) = (header[6], V6_HEADER_LEN);
         for _ in 0..EXTENSION_HEADERS_MAX {
             match protocol {
@@ -86,13 +91,7 @@ impl Ip {
                 _ => break,
             }
         }
-        Ok(Self {
-            source: v6_at(packet, 8),
-            destination: v6_at(packet, 24),
-            protocol,
-            hop_limit: header[7],
-            payload: start..end,
-        })
+        Ok(Self { source, destination, protocol, hop_limit: header[7], payload: start..end })
     }
 }
 
@@ -149,8 +148,8 @@ pub(crate) fn encode(
 }
 
 /// Length of the header between two addresses.
-pub(crate) fn header_len(address: Ipv6Addr) -> u16 {
-    if address.to_ipv4_mapped().is_some() { V4_HEADER_LEN as u16 } else { V6_HEADER_LEN as u16 }
+pub(crate) const fn header_len(address: Ipv6Addr) -> u16 {
+    if address.to_ipv4_mapped().is_some() { 20 } else { 40 }
 }
 
 fn v4_at(packet: &[u8], at: usize) -> Ipv6Addr {
