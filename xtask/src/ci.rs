@@ -74,6 +74,23 @@ const STEPS: &[Step] = &[
         ],
         &[],
     ),
+    (
+        "simulation with dispatchers",
+        &[
+            "cargo",
+            "run",
+            "--release",
+            "--locked",
+            "--bin",
+            "tengate-sim",
+            "--",
+            "--cluster",
+            "dispatched",
+            "--seeds",
+            "1..2000",
+        ],
+        &[],
+    ),
     ("instructions", &["cargo", "xtask", "instructions"], &[]),
 ];
 

@@ -79,8 +79,8 @@ impl Dispatcher {
         self.give(now, frame, encoded, None, &mut None, sink);
     }
 
-    /// An event whose worker is gone goes to another. Events of clients whose gateway is gone, or has another home by now, all
-    /// go to one, `orphans`.
+    /// An event whose worker is gone goes to another. Events of clients that are gone, or whose gateway is, or has another home
+    /// by now, all go to one, `orphans`.
     pub(super) fn reroute(
         &mut self,
         now: Instant,
@@ -89,10 +89,16 @@ impl Dispatcher {
         sink: &mut impl Sink,
     ) {
         if let Ok(Some((frame, _))) = InnerFrame::decode(encoded, usize::MAX) {
-            let gateway = self.gateway_of(frame.header.connection_id);
-            let is_home =
-                gateway.and_then(|conn| self.gateway(conn)).is_some_and(GatewayLink::is_home);
-            let life = (!is_home).then_some(NO_LIFE);
+            let id = frame.header.connection_id;
+            let group = super::workers::group_of(&self.config, frame.header.gateway_port);
+            // By uid, a client's end may have gone to a later worker: then it is gone, and is not to be bound again.
+            let may_be_gone = group.balance == super::Balance::HashUid;
+            let proc = self.procs.get(&self.proc_id(id));
+            let is_here = proc.is_some_and(|proc| {
+                self.gateway(proc.gateway).is_some_and(GatewayLink::is_home)
+                    && (!may_be_gone || proc.bindings.get(id).is_some())
+            });
+            let life = (!is_here).then_some(NO_LIFE);
             self.give(now, &frame, encoded, life, orphans, sink);
         }
     }

@@ -36,6 +36,26 @@ fn a_close_among_the_unacknowledged_leaves_no_binding_behind() {
 }
 
 #[test]
+fn an_older_event_of_a_client_whose_end_went_elsewhere_binds_nobody() {
+    let mut config = config();
+    config.default_group.balance = crate::dispatcher::Balance::HashUid;
+    let mut bed = Bed::new(config);
+    let gateway = bed.home_gateway(1);
+    let workers = ["a", "b", "c", "d"].map(|name| bed.acknowledging_worker(name));
+    bed.event(gateway, MESSAGE, client(1, 1), "m");
+    let first = workers.into_iter().find(|worker| !bed.bodies(*worker).is_empty()).unwrap();
+    for uid in 0..20 {
+        bed.command(workers[0], Command::BindUid, client(1, 1), &alloc::format!("u{uid}"), "");
+    }
+    bed.event(gateway, CLOSE, client(1, 1), "gone");
+    bed.lose(first);
+    let heard: Vec<_> = workers.iter().flat_map(|worker| bed.bodies(*worker)).collect();
+    assert!(heard.contains(&"m".into()) && heard.contains(&"gone".into()), "{heard:?}");
+    let bound: u32 = bed.bound().iter().map(|(_, bound)| bound).sum();
+    assert_eq!((bed.stats().clients, bound), (0, 0));
+}
+
+#[test]
 fn unacknowledged_events_count_towards_a_workers_limit() {
     let mut config = config();
     config.send_to_worker_bytes_max = 60;
