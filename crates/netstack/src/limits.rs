@@ -65,9 +65,10 @@ pub(crate) const ORPHAN_RETRIES_MAX: u8 = 8;
 pub(crate) const ACK_DELAY: Duration = Duration::from_millis(40);
 /// What a peer may delay its acknowledgement by (RFC 8985 7.2, `WCDelAckT`).
 pub(crate) const PEER_ACK_DELAY_MAX: Duration = Duration::from_millis(200);
-/// Between two answers to segments that are not acceptable (RFC 5961 10 asks for a limit; this one is a connection's own,
-/// so that it tells nobody anything about others).
-pub(crate) const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
+/// Between two answers to segments that are not acceptable and carry nothing, or two ends that disagree by a number would
+/// answer each other for ever. RFC 5961 10 asks for a limit; this one is a connection's own, so that it tells nobody
+/// anything about others. It is shorter than the least time between two probes of a window.
+pub(crate) const CHALLENGE_INTERVAL: Duration = Duration::from_millis(100);
 /// Resolution of timers.
 pub(crate) const TICK: Duration = Duration::from_micros(250);
 /// Time between two questions for a neighbour's address (RFC 1122 2.3.2.1).
@@ -78,6 +79,7 @@ const _: () = assert!(
     (*MTU_RANGE.end() as usize).div_ceil(CHUNK_LEN as usize) + 1 + 1 < FRAME_PARTS_MAX,
     "headers, a rest, whole chunks"
 );
+const _: () = assert!(CHALLENGE_INTERVAL.as_nanos() < RTO_MIN.as_nanos());
 const _: () = assert!(PATH_MTU_MIN < *MTU_RANGE.start());
 const _: () = assert!(*BUFFER_BYTES_RANGE.end() <= 65_535 << tcp::WINDOW_SCALE_MAX);
 const _: () = assert!(SMALL_CHUNK_LEN < CHUNK_LEN);

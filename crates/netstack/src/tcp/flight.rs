@@ -1,5 +1,5 @@
 //! Segments in flight: what was sent when, what of it arrived, what is lost (the scoreboard of RFC 6675, with the times
-//! RFC 8985 wants). 32 bytes a segment, only while it is unacknowledged.
+//! RFC 8985 wants). 24 bytes a segment, only while it is unacknowledged.
 
 use alloc::collections::VecDeque;
 use core::time::Duration;
@@ -61,6 +61,8 @@ pub(crate) struct Delivered {
     /// Whether one that was sent only once arrived behind one with a higher number (RFC 8985 6.2 step 3).
     pub(crate) reordered: bool,
 }
+
+const _: () = assert!(size_of::<Sent>() == 24);
 
 /// The segments from `snd_una` to `snd_nxt`, in order.
 #[derive(Debug, Default)]

@@ -48,6 +48,17 @@ impl Tcb {
         if self.state == State::SynSent {
             return self.handle_in_syn_sent(now, arrival, shared, device);
         }
+        if self.state == State::SynReceived && self.is_crossed_syn(&arrival.header) {
+            // Its SYN is known; what counts is that ours was received (RFC 9293 3.5, figure 7, line 6).
+            let flags = Flags(arrival.header.flags.0 & !Flags::SYN.0);
+            let header = Header { seq: arrival.header.seq + 1, flags, ..arrival.header };
+            return self.handle_segment(
+                now,
+                &Arrival { header, ..arrival.clone() },
+                shared,
+                device,
+            );
+        }
         if !self.passes_paws(now, arrival, shared, device)
             || !self.is_acceptable(now, arrival, shared, device)
         {
@@ -71,6 +82,13 @@ impl Tcb {
         self.heard(now);
         self.take_timestamp(now, &arrival.header);
         self.handle_acceptable(now, arrival, shared, device)
+    }
+
+    /// Whether a segment is the SYN-ACK of a peer that opens the connection at the same time.
+    fn is_crossed_syn(&self, header: &Header) -> bool {
+        header.flags.has(Flags::SYN.with(Flags::ACK))
+            && header.seq == self.rcv_nxt - 1
+            && header.ack == self.snd_nxt
     }
 
     /// Steps five to eight of RFC 9293 3.10.7.4.
@@ -237,9 +255,6 @@ impl Tcb {
             let duplicate = (!arrival.payload.is_empty()).then_some((seq, text_end));
             shared.stats.drop_duplicate_data += 1;
             self.send_ack(now, duplicate, shared, device)
-        } else if seq == self.rcv_nxt - 1 {
-            // A keepalive or a window probe.
-            self.send_ack(now, None, shared, device)
         } else {
             self.send_challenge(now, shared, device);
             Ok(())

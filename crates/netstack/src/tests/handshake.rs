@@ -1,7 +1,11 @@
 //! Connections begin and end between two stacks (RFC 9293 3.5, 3.6).
 
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
+
 use super::link::Faults;
-use super::pair::Pair;
+use super::pair::{PORT, Pair, Stream, address};
+use super::stream::bytes;
 use crate::Cause;
 
 #[test]
@@ -26,6 +30,40 @@ fn a_connection_opens_carries_data_both_ways_and_ends() {
     }
     assert!(pair.hosts.iter().any(|host| host.stack.time_wait_count() == 1));
     assert!(pair.run_until(|pair| pair.hosts.iter().all(|host| host.stack.time_wait_count() == 0)));
+}
+
+#[test]
+fn two_stacks_may_connect_to_each_other_at_once() {
+    // RFC 9293 3.5, figure 7; the link's jitter makes every order of the segments.
+    for seed in 0..50 {
+        let faults = Faults { seed, jitter: Duration::from_micros(200), ..Faults::NONE };
+        let mut pair = Pair::new(faults);
+        pair.hosts[1].stack.unlisten(PORT);
+        let at = |host| SocketAddr::new(IpAddr::V4(address(host)), 7_000);
+        for (host, other) in [(0, 1), (1, 0)] {
+            let now = pair.now;
+            let stack = &mut pair.hosts[usize::from(host)].stack;
+            let conn = stack.connect(now, at(other), Some(at(host))).expect("it is free");
+            let stream = Stream {
+                to_send: bytes(5_000, usize::from(host)),
+                then_shutdown: true,
+                ..Stream::default()
+            };
+            pair.hosts[usize::from(host)].streams.insert(conn, stream);
+        }
+        let both_ended = |pair: &Pair| {
+            pair.hosts
+                .iter()
+                .all(|host| host.streams.values().all(|stream| stream.closed.is_some()))
+        };
+        assert!(pair.run_until(both_ended), "seed {seed}");
+        for (host, other) in [(0, 1), (1, 0)] {
+            let stream = pair.hosts[host].streams.values().next().expect("one each");
+            assert_eq!(stream.closed, Some(Cause::Finished));
+            assert!(stream.received == bytes(5_000, other));
+            assert!(pair.hosts[host].stack.stats().segments_sent < 40, "no loop");
+        }
+    }
 }
 
 #[test]

@@ -286,6 +286,8 @@ proptest! {
             let now = pair.now;
             for host in 0..2 {
                 pair.hosts[host].turn_quietly(now);
+                let count = pair.hosts[host].outbox.frames.len();
+                prop_assert!(count < 2_000, "{} frames in a turn: they answer each other", count);
                 for mut frame in pair.hosts[host].outbox.frames.split_off(0) {
                     link.send(now, 1 - host, &frame);
                     // Damage behind the Ethernet header; in the IP header it is found by its checksum.

@@ -144,6 +144,20 @@ fn an_application_that_is_done_is_told_nothing_more() {
 }
 
 #[test]
+fn two_ends_that_disagree_by_a_number_do_not_answer_each_other_for_ever() {
+    // RFC 5961 7 and 10: what is below the window is answered, but not each time.
+    let mut script = Script::established();
+    script.seq = script.seq - 1;
+    let mut answers = 0;
+    for _ in 0..1_000 {
+        script.send(Flags::ACK, b"");
+        answers += script.seen().len();
+        script.now = script.now + Duration::from_millis(1);
+    }
+    assert_eq!(answers, 10);
+}
+
+#[test]
 fn both_sides_may_open_at_once() {
     // RFC 9293 3.5, figure 7.
     let mut script = Script::listening(knowing_config());
