@@ -95,7 +95,9 @@ impl Stack {
             // Time spent on looking for the neighbour is not the peer's.
             tcb.retries = 0;
         }
-        tcb.send_syn(now, &mut self.shared, device)
+        let sent = tcb.send_syn(now, &mut self.shared, device);
+        tcb.resolving = sent.is_err();
+        sent
     }
 
     /// Asks everybody on the link who has an address (RFC 826, RFC 4861 7.2.2).

@@ -85,10 +85,7 @@ impl Stack {
         let mut tcb = Tcb::new(now, *key, arrival.mac, &self.shared);
         (tcb.passive, tcb.door, tcb.state) = (true, door.0, State::SynReceived);
         tcb.take_syn(now, &arrival.header, &self.shared);
-        if tcb.send_syn(now, &mut self.shared, device).is_err() {
-            // The peer or our timer asks again.
-            self.shared.stats.drop_device_full += 1;
-        }
+        tcb.ack_now = tcb.send_syn(now, &mut self.shared, device).is_err();
         self.backlog_len += 1;
         let index = self.flows.insert(tcb);
         self.mark(index);

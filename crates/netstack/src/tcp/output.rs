@@ -30,6 +30,11 @@ impl Tcb {
         shared: &mut Shared,
         device: &mut impl Device,
     ) -> Result<(), DeviceFull> {
+        if self.state == State::SynReceived && self.ack_now {
+            // Its SYN-ACK found the device full.
+            self.send_syn(now, shared, device)?;
+            self.ack_now = false;
+        }
         if self.state.is_opening() || self.state == State::Closed {
             return Ok(());
         }

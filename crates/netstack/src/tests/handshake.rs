@@ -70,7 +70,7 @@ fn two_stacks_may_connect_to_each_other_at_once() {
 fn a_port_nobody_listens_on_refuses() {
     // RFC 9293 3.10.7.1.
     let mut pair = Pair::new(Faults::NONE);
-    pair.hosts[1].stack.unlisten(super::pair::PORT);
+    pair.hosts[1].stack.unlisten(PORT);
     let conn = pair.connect();
     assert!(pair.run_until(|pair| pair.hosts[0].streams[&conn].closed == Some(Cause::Refused)));
 }

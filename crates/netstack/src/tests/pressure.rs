@@ -1,5 +1,6 @@
 //! What happens at the limits: floods of SYNs, an empty pool, a full device, indexes that come back.
 
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::link::Faults;
@@ -134,6 +135,19 @@ fn a_full_device_delays_and_loses_nothing() {
     assert!(pair.run_until(|pair| pair.hosts[1].streams[&other].received.len() == 300_000));
     assert!(pair.hosts[1].streams[&other].received == to_send);
     assert_eq!(pair.hosts[0].stack.stats().retransmit_timeouts, 0);
+}
+
+#[test]
+fn a_full_device_delays_no_handshake_by_a_time_out() {
+    let mut pair = Pair::new(Faults::NONE);
+    pair.open();
+    let before = pair.now;
+    let conns: Vec<_> = (0..200).map(|_| pair.connect()).collect();
+    pair.hosts[0].outbox.room = 3;
+    pair.hosts[1].outbox.room = 2;
+    let is_open = |pair: &Pair| conns.iter().all(|conn| pair.hosts[0].streams[conn].is_open);
+    assert!(pair.run_until(is_open));
+    assert!(pair.now - before < Duration::from_secs(1), "simulated time");
 }
 
 #[test]
