@@ -2,10 +2,14 @@
 //!
 //! `cargo run --release -p tengate-io --features dpdk --example tcp_echo -- [CLIENTS] [SECONDS]` starts a second copy of
 //! itself as the server, on the second core it may use. Every client has one message of 64 bytes on its way.
+//!
+//! `… tcp_echo -- on net_tap0,iface=tap7` is the server alone, as 10.1.0.1 to 10.1.0.64 on any device of DPDK's, until it is
+//! killed: for peers that are not ours.
 
 use core::error::Error;
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -25,7 +29,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cores = allowed_cores()?;
     let (first, last) = (cores[0], cores[cores.len() - 1]);
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["server", socket] => serve(Path::new(socket), last),
+        ["server", socket] => serve(&memif("server", Path::new(socket)), last),
+        ["on", device] => serve(device, last),
         [] => measure(1000, Duration::from_secs(5), first),
         [clients] => measure(clients.parse()?, Duration::from_secs(5), first),
         [clients, seconds] => {
@@ -55,7 +60,7 @@ impl Device for Wire<'_> {
 }
 
 impl Host {
-    fn open(role: &str, socket: &Path, core: usize, side: u8) -> Result<Self, Box<dyn Error>> {
+    fn open(device: &str, core: usize, side: u8) -> Result<Self, Box<dyn Error>> {
         let port_config = PortConfig::for_connections(0, 1);
         let pools_mib = u32::try_from(port_config.memory_bytes(Pages::Ordinary) >> 20)?;
         let eal = Eal::init(&EalConfig {
@@ -63,9 +68,9 @@ impl Host {
             pages: Pages::Ordinary,
             memory_mib: pools_mib + 4,
             file_prefix: None,
-            devices: vec![format!("net_memif0,role={role},socket={}", socket.display())],
+            devices: vec![device.to_owned()],
         })?;
-        let mut port = Port::open(&eal, "net_memif0", &port_config)?;
+        let mut port = Port::open(&eal, &eal.ports()[0], &port_config)?;
         let queue = port.take_queues().pop().ok_or("a port without queues")?.claim()?;
         let addresses = (0..ADDRESSES).map(|index| address(side, index));
         let addresses = addresses.map(|addr| Address { addr, prefix_len: 8 }).collect();
@@ -116,39 +121,81 @@ impl Host {
     clippy::print_stdout,
     reason = "tells its parent that the socket is there, and what it did"
 )]
-fn serve(socket: &Path, core: usize) -> Result<(), Box<dyn Error>> {
-    let mut host = Host::open("server", socket, core, SERVER)?;
+fn serve(device: &str, core: usize) -> Result<(), Box<dyn Error>> {
+    let mut host = Host::open(device, core, SERVER)?;
     host.stack.listen(PORT, Door(0));
     println!("ready");
     host.port.wait_link(PATIENCE)?;
-    let mut gap = Vec::new();
-    let mut echoed = 0_u64;
+    let mut echo = Echo::default();
     let mut turns = 0_u32;
     loop {
         let now = host.clock.now();
-        let found = host.turn(now, |stack, event, frame| match event {
-            Event::Received { conn, bytes } => {
-                echoed += stack.send(conn, &frame[bytes]) as u64;
-            }
-            Event::Readable { conn } => {
-                gap.clear();
-                stack.read(conn, &mut gap);
-                echoed += stack.send(conn, &gap) as u64;
-            }
-            Event::PeerClosed { conn } => stack.close(now, conn),
-            Event::Opened { .. }
-            | Event::Connected { .. }
-            | Event::Drained { .. }
-            | Event::Closed { .. } => {}
-        })?;
+        let found = host.turn(now, |stack, event, frame| echo.handle(now, stack, event, frame))?;
         turns = turns.wrapping_add(1);
         if found == 0 && turns.is_multiple_of(1024) && host.port.link()? == Link::Down {
             // Whoever would read it may be gone.
             let mut out = std::io::stdout();
-            _ = writeln!(out, "server: {echoed} bytes echoed; {:?}", host.stack.stats());
+            _ = writeln!(out, "server: {} bytes echoed; {:?}", echo.bytes, host.stack.stats());
             return Ok(());
         }
         host.rest(found);
+    }
+}
+
+/// Sends back what comes. What a peer does not read yet waits here, and its window shrinks by that.
+#[derive(Default)]
+struct Echo {
+    waiting: BTreeMap<u32, Waiting>,
+    bytes: u64,
+}
+
+#[derive(Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    is_last: bool,
+}
+
+impl Echo {
+    fn handle(&mut self, now: Instant, stack: &mut Stack, event: Event, frame: &[u8]) {
+        match event {
+            Event::Received { conn, bytes } => self.send(stack, conn, &frame[bytes]),
+            Event::Readable { conn } => {
+                let mut bytes = Vec::new();
+                stack.read(conn, &mut bytes);
+                self.send(stack, conn, &bytes);
+            }
+            Event::Drained { conn } => self.go_on(now, stack, conn),
+            Event::PeerClosed { conn } => match self.waiting.get_mut(&conn.0) {
+                Some(waiting) => waiting.is_last = true,
+                None => stack.close(now, conn),
+            },
+            Event::Closed { conn, .. } => _ = self.waiting.remove(&conn.0),
+            Event::Opened { .. } | Event::Connected { .. } => {}
+        }
+    }
+
+    fn send(&mut self, stack: &mut Stack, conn: ConnId, bytes: &[u8]) {
+        let sent = if self.waiting.contains_key(&conn.0) { 0 } else { stack.send(conn, bytes) };
+        self.bytes += sent as u64;
+        let rest = &bytes[sent..];
+        if !rest.is_empty() {
+            stack.hold(conn, u32::try_from(rest.len()).expect("shorter than a window"));
+            stack.notify_below(conn, 64 << 10);
+            self.waiting.entry(conn.0).or_default().bytes.extend_from_slice(rest);
+        }
+    }
+
+    fn go_on(&mut self, now: Instant, stack: &mut Stack, conn: ConnId) {
+        let Some(waiting) = self.waiting.get_mut(&conn.0) else { return };
+        let sent = stack.send(conn, &waiting.bytes);
+        self.bytes += sent as u64;
+        waiting.bytes.drain(..sent);
+        stack.release(conn, u32::try_from(sent).expect("shorter than a window"));
+        if !waiting.bytes.is_empty() {
+            stack.notify_below(conn, 64 << 10);
+        } else if self.waiting.remove(&conn.0).is_some_and(|waiting| waiting.is_last) {
+            stack.close(now, conn);
+        }
     }
 }
 
@@ -195,7 +242,7 @@ impl Clients {
 fn measure(count: usize, duration: Duration, core: usize) -> Result<(), Box<dyn Error>> {
     let socket = std::env::temp_dir().join(format!("tengate-tcp-echo-{}.sock", std::process::id()));
     let mut server = start_server(&socket)?;
-    let mut host = Host::open("client", &socket, core, CLIENT)?;
+    let mut host = Host::open(&memif("client", &socket), core, CLIENT)?;
     if host.port.wait_link(PATIENCE)? == Link::Down {
         return Err("the server did not come up".into());
     }
@@ -225,7 +272,7 @@ fn measure(count: usize, duration: Duration, core: usize) -> Result<(), Box<dyn 
         if connected_at.is_some_and(|at| at <= now) && cpu_before.is_zero() {
             (before, cpu_before) = (clients.answers, cpu(server.id()));
         }
-        let waits = connected_at.map_or(now.saturating_since(began), |_| Duration::ZERO);
+        let waits = connected_at.map_or_else(|| now.saturating_since(began), |_| Duration::ZERO);
         if clients.lost > 0 || waits > Duration::from_secs(60) {
             let (connected, lost) = (clients.connected.len(), clients.lost);
             let stats = host.stack.stats();
@@ -256,8 +303,13 @@ fn start_server(socket: &Path) -> Result<Child, Box<dyn Error>> {
     if lines.next().transpose()?.as_deref() != Some("ready") {
         return Err("the server did not start".into());
     }
-    thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
+    thread::spawn(move || lines.map_while(Result::ok).for_each(|line| show(&line)));
     Ok(child)
+}
+
+#[expect(clippy::print_stdout, reason = "tells what the server did")]
+fn show(line: &str) {
+    println!("{line}");
 }
 
 /// Processor time a process has used, in steps of 10 ms.
@@ -266,6 +318,11 @@ fn cpu(pid: u32) -> Duration {
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     Duration::from_millis(10 * ticks)
+}
+
+/// A device of memory that two processes share.
+fn memif(role: &str, socket: &Path) -> String {
+    format!("net_memif0,role={role},socket={}", socket.display())
 }
 
 /// The address of a side with this number.
