@@ -70,6 +70,8 @@ impl Congestion {
 
     /// Losses were found: the threshold that recovery brings the window down to (RFC 9438 4.6, RFC 5681 3.1).
     pub(crate) fn reduce(&mut self, control: CongestionControl, flight_bytes: u32, mss: u16) {
+        // What is in flight behind a hole may be more than the window; what an idle sender has in flight is less.
+        let flight_bytes = flight_bytes.min(self.cwnd);
         let reduced = match control {
             CongestionControl::NewReno => flight_bytes / 2,
             CongestionControl::Cubic => {

@@ -150,6 +150,10 @@ impl Tcb {
         if let Some(index) = piece.index {
             tx.flight.resent(index, now);
             shared.stats.retransmits += 1;
+            if index == 0 {
+                // The timer waits for this one now (RFC 6675 6).
+                self.rto_from = now;
+            }
         } else {
             if tx.flight.is_empty() {
                 self.rto_from = now;

@@ -55,7 +55,8 @@ impl Tcb {
             self.tx = Some(tx);
             return Fate::Stays;
         }
-        if self.rto_at() > now {
+        if self.may_probe(&tx) {
+            // Where the time-out is no later than the probe, the probe takes its place (RFC 8985 7.2).
             self.tx = Some(tx);
             self.probe_tail(now, shared, device);
             return Fate::Stays;
@@ -201,14 +202,18 @@ impl Tcb {
         self.rto_from + self.rtt.rto(self.retries)
     }
 
-    /// When to probe the tail (RFC 8985 7.2): in the open phase, once for each flight.
-    fn probe_at(&self, tx: &SendQueue) -> Instant {
-        let may_probe = self.sack
+    /// Whether the tail may be probed (RFC 8985 7.2): in the open phase, once for each flight.
+    fn may_probe(&self, tx: &SendQueue) -> bool {
+        self.sack
             && tx.recovery.phase == Phase::Open
             && tx.flight.sacked() == 0
             && tx.recovery.probe.is_none()
-            && self.retries == 0;
-        if !may_probe {
+            && self.retries == 0
+    }
+
+    /// When to probe the tail.
+    fn probe_at(&self, tx: &SendQueue) -> Instant {
+        if !self.may_probe(tx) {
             return NEVER;
         }
         let delay =
