@@ -5,6 +5,7 @@ mod ci;
 mod golden;
 mod instructions;
 mod tidy;
+mod wan;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,8 @@ cargo xtask <task>
   bench failover [FAULT...] [--rounds N]
                         what clients notice while parts of a cluster are killed and restarted; faults: nothing,
                         kill-dispatcher, kill-worker, roll-dispatchers, roll-workers, kill-gateway, kill-register
+  wan [--quick]         our TCP stack with Linux at the other end of a bad link; needs root, iproute2, ethtool, nftables
+                        and libdpdk-dev; --quick takes under a minute
   instructions [--accept]
                         instructions of each path through the gateway, against the figures kept; --accept keeps these
   tidy                  house rules that no lint knows: module docs, file lengths, citations
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Some((&"ci", rest)) => ci::run(rest),
         Some((&"bench", rest)) => bench::run(rest),
         Some((&"instructions", rest)) => instructions::run(rest),
+        Some((&"wan", rest)) => wan::run(rest),
         Some((&"tidy", [])) => tidy::run(),
         Some((&"golden", rest)) => golden::run(rest),
         _ => {
