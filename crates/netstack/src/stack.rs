@@ -238,6 +238,9 @@ impl Stack {
         self.shared.chunks.release(core::mem::take(&mut tcb.rcv_held));
         if tcb.state == State::SynSent {
             self.forget(conn.0);
+        } else {
+            // From now on it waits for the peer's FIN no longer than the configuration says: a timer to set.
+            self.mark(conn.0);
         }
     }
 

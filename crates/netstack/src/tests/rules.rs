@@ -331,3 +331,19 @@ fn a_closed_connection_takes_what_still_comes_and_lingers_no_longer_than_allowed
     assert_eq!(script.host.stack.conn_count(), 0);
     assert_eq!(script.own().closed, None, "its application was done with it");
 }
+
+#[test]
+fn a_connection_that_was_finished_before_it_was_given_up_lingers_no_longer_either() {
+    let mut script = Script::established();
+    let (now, conn) = (script.now, script.conn);
+    script.host.stack.shutdown(now, conn);
+    assert!(script.expect_one().header.flags.has(Flags::FIN));
+    script.ack += 1;
+    script.send(Flags::ACK, b"");
+    script.wait(Duration::from_secs(600));
+    assert_eq!(script.host.stack.conn_count(), 1, "the peer may go on for as long as it likes");
+    let (now, conn) = (script.now, script.conn);
+    script.host.stack.close(now, conn);
+    script.wait(Duration::from_secs(61));
+    assert_eq!(script.host.stack.conn_count(), 0);
+}
