@@ -18,7 +18,7 @@ pub use codecs::{client_id, inner_frame, length, length_field, text, worker};
 pub use dispatcher::dispatcher;
 pub use gateway::gateway;
 pub use json::{ext, register_client, register_line};
-pub use netstack::netstack;
+pub use netstack::{flow, netstack};
 pub use php::{connect_body, php_session_merge, php_unserialize};
 pub use register::register;
 pub use web::{handshake, websocket, websocket_client};
@@ -27,7 +27,7 @@ pub use web::{handshake, websocket, websocket_client};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every fuzz target.
-pub const TARGETS: [Target; 19] = [
+pub const TARGETS: [Target; 20] = [
     ("inner_frame", inner_frame),
     ("client_id", client_id),
     ("websocket", websocket),
@@ -46,5 +46,6 @@ pub const TARGETS: [Target; 19] = [
     ("dispatcher", dispatcher),
     ("gateway", gateway),
     ("netstack", netstack),
+    ("flow", flow),
     ("register", register),
 ];

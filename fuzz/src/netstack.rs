@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use tengate_base::{ConnId, Door, Instant};
 use tengate_netstack::{
-    Address, Checksums, Config, Device, DeviceFull, Event, MacAddr, Secret, Stack,
+    Address, Checksums, Config, Device, DeviceFull, Event, MacAddr, Secret, Stack, flow_hash,
 };
 
 use crate::script::Script;
@@ -23,6 +23,14 @@ pub fn netstack(data: &[u8]) {
         }
     }
     bed.give_up();
+}
+
+/// A frame's hash is found without a panic, and what links append to frames does not change it.
+pub fn flow(data: &[u8]) {
+    if let Some(hash) = flow_hash(data) {
+        let padded = [data, &[0xff; 4]].concat();
+        assert_eq!(flow_hash(&padded), Some(hash));
+    }
 }
 
 /// Two stacks and what is on its way to each.

@@ -37,6 +37,7 @@ extern crate alloc;
 mod config;
 pub mod limits;
 mod event;
+mod steer;
 mod stack;
 mod neighbor;
 mod flow;
@@ -56,4 +57,5 @@ pub use config::{Address, Checksums, Config, ConfigError, CongestionControl, Kee
 pub use event::{Cause, Device, DeviceFull, Event};
 pub use stack::{ConnectError, Stack};
 pub use stats::Stats;
+pub use steer::flow_hash;
 pub use wire::ethernet::MacAddr;
