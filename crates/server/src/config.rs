@@ -1,10 +1,11 @@
 //! The configuration: one TOML file, environment variables and flags, read into one checked value.
 //!
-//! Structs here say what may be written, `load` puts the sources together and finds what is not understood, `check`
+//! Structs here and in `data_path` say what may be written, `load` puts the sources together and finds what is not understood, `check`
 //! finds what is understood but cannot work, `source` says where each finding stands. docs/configuration.md explains
 //! every key; a test walks these structs to prove it.
 
 mod check;
+mod data_path;
 mod load;
 mod reload;
 mod source;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 pub(crate) use check::{check, secret_of, secrets_agree};
+pub(crate) use data_path::{AfXdp, DataPath, Dpdk, Netstack, PathName};
 pub(crate) use load::{Inputs, Loaded, Override, load};
 pub(crate) use reload::{changes, with_live_keys};
 pub(crate) use source::{Finding, Severity};
@@ -99,6 +101,10 @@ pub(crate) struct Gateway {
     pub(crate) shards: Option<Spanned<u16>>,
     pub(crate) pin_cores: Spanned<PinCores>,
     pub(crate) max_connections: Option<Spanned<u32>>,
+    pub(crate) data_path: Spanned<PathName>,
+    pub(crate) netstack: Spanned<Netstack>,
+    pub(crate) dpdk: Spanned<Dpdk>,
+    pub(crate) af_xdp: Spanned<AfXdp>,
     pub(crate) register_address: Spanned<OneOrMany<PeerAddress>>,
     #[serde(skip_serializing)]
     pub(crate) secret_key: Option<Spanned<Secret>>,
@@ -316,6 +322,10 @@ impl Default for Gateway {
             shards: None,
             pin_cores: default(PinCores::InOrder),
             max_connections: None,
+            data_path: default(PathName::default()),
+            netstack: default(Netstack::default()),
+            dpdk: default(Dpdk::default()),
+            af_xdp: default(AfXdp::default()),
             register_address: default(OneOrMany(vec![register])),
             secret_key: None,
             secret_key_file: None,

@@ -1,5 +1,6 @@
 //! Findings about a configuration that is understood but cannot, or should not, run.
 
+mod data_path;
 mod dispatcher;
 mod secrets;
 
@@ -16,6 +17,7 @@ use super::{
     PinCores, Protocol, Register,
 };
 
+pub(crate) use data_path::{HAS_DPDK, pci_address};
 pub(crate) use secrets::{secret_of, secrets_agree};
 
 /// Longest heartbeat limit, in intervals.
@@ -37,6 +39,7 @@ pub(crate) fn check(config: &Config, cores: &[usize], findings: &mut Vec<Finding
     check_inner(&config.gateway.inner, findings);
     check_positive("close_linger", &config.gateway.close_linger, findings);
     check_positive("detach_timeout", &config.gateway.detach_timeout, findings);
+    data_path::check(&config.gateway, complete, findings);
     dispatcher::check(config, complete, findings);
     let clients = &config.gateway.client;
     if clients.get_ref().is_empty() && complete {

@@ -1,10 +1,14 @@
 //! What the configuration refuses, where it says so, and that the documentation knows every key.
 
+mod data_path;
+
 use super::*;
 
 const DOCUMENTATION: &str = include_str!("../../../../docs/configuration.md");
 const EXAMPLE: &str = include_str!("../../../../deploy/tengate.toml");
 const CORES: [usize; 2] = [0, 1];
+/// Keys that are sections of their own.
+const SECTIONS: [&str; 6] = ["inner", "client", "group", "netstack", "dpdk", "af_xdp"];
 
 fn inputs(text: &str, overrides: &[(&str, &str)]) -> Inputs {
     let env = overrides
@@ -81,11 +85,8 @@ fn every_key_is_documented_in_its_section() {
         let body = rest.split("\n## ").next().unwrap_or_default();
         let documented: Vec<&str> =
             body.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
-        let mut known: Vec<&str> = known
-            .iter()
-            .map(String::as_str)
-            .filter(|key| !["inner", "client", "group"].contains(key))
-            .collect();
+        let mut known: Vec<&str> =
+            known.iter().map(String::as_str).filter(|key| !SECTIONS.contains(key)).collect();
         let mut sorted = documented.clone();
         sorted.sort_unstable();
         known.sort_unstable();

@@ -1,15 +1,15 @@
-//! Values a person writes in the configuration: durations, sizes, addresses, secrets, core lists.
+//! Values a person writes in the configuration: durations, sizes, addresses, networks, secrets, core lists.
 //!
 //! Each type explains itself when it is given something else, because its message is what `tengate check` prints.
 
 use core::fmt;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-/// A length of time: `"10s"`, `"500ms"`, `"2m"`, `"1h"`, or a plain number of seconds.
+/// A length of time: `"10s"`, `"500ms"`, `"50us"`, `"2m"`, `"1h"`, or a plain number of seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Period(pub(crate) Duration);
 
@@ -57,6 +57,18 @@ pub(crate) struct ProcIds {
     pub(crate) last: u16,
 }
 
+/// An address and the network it is in: `"10.0.0.5/24"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cidr {
+    pub(crate) address: IpAddr,
+    /// Leading bits that neighbours share: 1 to 32, or to 128 for IPv6.
+    pub(crate) prefix_len: u8,
+}
+
+/// A hardware address: `"02:00:00:00:00:05"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MacAddress(pub(crate) [u8; 6]);
+
 /// Bytes written as hexadecimal digits: `"fffe"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hex(pub(crate) Vec<u8>);
@@ -67,9 +79,15 @@ impl Period {
         Self(Duration::from_secs(secs))
     }
 
+    /// A whole number of microseconds.
+    pub(crate) const fn micros(micros: u64) -> Self {
+        Self(Duration::from_micros(micros))
+    }
+
     fn decode(text: &str) -> Option<Self> {
         let (number, unit) = split_unit(text)?;
         let seconds = match unit {
+            "us" => 0.000_001,
             "ms" => 0.001,
             "s" | "" => 1.0,
             "m" => 60.0,
@@ -123,6 +141,54 @@ impl ProcIds {
         let (first, last) = text.split_once('-')?;
         let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
         (first <= last).then_some(Self { first, last })
+    }
+}
+
+impl Cidr {
+    fn decode(text: &str) -> Option<Self> {
+        let (address, prefix_len) = text.split_once('/')?;
+        let (address, prefix_len) = (address.parse().ok()?, prefix_len.parse().ok()?);
+        let bits = if matches!(address, IpAddr::V4(_)) { 32 } else { 128 };
+        (1..=bits).contains(&prefix_len).then_some(Self { address, prefix_len })
+    }
+
+    /// Whether an address is in the same network.
+    pub(crate) fn contains(&self, other: IpAddr) -> bool {
+        let shared_bits = match (self.address, other) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                (own.to_bits() ^ other.to_bits()).leading_zeros()
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                (own.to_bits() ^ other.to_bits()).leading_zeros()
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
+        };
+        shared_bits >= u32::from(self.prefix_len)
+    }
+}
+
+impl MacAddress {
+    fn decode(text: &str) -> Option<Self> {
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let digits = parts.next().filter(|part| part.len() == 2)?;
+            *byte = decode_hex(digits)?.0.first().copied()?;
+        }
+        parts.next().is_none().then_some(Self(bytes))
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_len)
+    }
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, last] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{last:02x}")
     }
 }
 
@@ -318,6 +384,16 @@ deserialize_text!(
     ProcIds::decode,
     "a range, first and last, the smaller one first, such as \"0-1023\""
 );
+deserialize_text!(
+    Cidr,
+    Cidr::decode,
+    "an address with the length of its network's prefix, such as \"10.0.0.5/24\" or \"2001:db8::5/64\""
+);
+deserialize_text!(
+    MacAddress,
+    MacAddress::decode,
+    "a hardware address such as \"02:00:00:00:00:05\""
+);
 deserialize_text!(Hex, decode_hex, "bytes in hexadecimal, two digits each, such as \"fffe\"");
 
 impl Serialize for Period {
@@ -339,6 +415,18 @@ impl Serialize for Listen {
 }
 
 impl Serialize for ProcIds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for Cidr {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for MacAddress {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -398,6 +486,7 @@ mod tests {
         let periods = [
             ("10s", 10_000),
             ("500ms", 500),
+            ("2000us", 2),
             ("1.5s", 1_500),
             ("2m", 120_000),
             ("1h", 3_600_000),
@@ -446,6 +535,33 @@ mod tests {
         }
         for text in ["", "-", "5", "2-1", "-1-3", "0-65536", "a-b"] {
             assert_eq!(ProcIds::decode(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_have_an_address_and_a_prefix() {
+        let decode = |text| Cidr::decode(text);
+        for text in ["10.0.0.5/24", "10.0.0.5/32", "2001:db8::5/64", "::1/128"] {
+            assert_eq!(decode(text).map(|cidr| cidr.to_string()).as_deref(), Some(text));
+        }
+        for text in ["10.0.0.5", "10.0.0.5/0", "10.0.0.5/33", "::1/129", "host/24", "/24"] {
+            assert_eq!(decode(text), None, "{text}");
+        }
+        let holds = |network, address: &str| {
+            decode(network).is_some_and(|cidr| cidr.contains(address.parse().unwrap()))
+        };
+        assert!(holds("10.0.0.5/24", "10.0.0.255") && holds("2001:db8::5/64", "2001:db8::1"));
+        assert!(!holds("10.0.0.5/24", "10.0.1.5") && !holds("10.0.0.5/24", "::1"));
+        assert!(holds("10.0.0.5/32", "10.0.0.5") && !holds("10.0.0.5/32", "10.0.0.4"));
+    }
+
+    #[test]
+    fn hardware_addresses_have_six_bytes() {
+        for text in ["02:00:00:00:00:05", "0a:1b:2c:3d:4e:5f"] {
+            assert_eq!(MacAddress::decode(text).map(|mac| mac.to_string()).as_deref(), Some(text));
+        }
+        for text in ["", "02:00:00:00:00", "02:00:00:00:00:05:06", "2:0:0:0:0:5", "020000000005"] {
+            assert_eq!(MacAddress::decode(text), None, "{text}");
         }
     }
 
