@@ -12,9 +12,10 @@
 //! destroy the last message.
 //!
 //! Costs: an idle connection is 32 bytes here beside the kernel's own; a busy one borrows buffers from its shard's pool
-//! only while bytes are kept or queued. All `unsafe` code of the project is in `sys.rs` and `dpdk/sys.rs`.
+//! only while bytes are kept or queued. All `unsafe` code of the project is in `sys.rs`, `af_xdp/sys.rs` and
+//! `dpdk/sys.rs`.
 //!
-//! With the feature `dpdk` the module of that name moves Ethernet frames past the kernel instead.
+//! [`af_xdp`] moves Ethernet frames past the kernel instead, and so does, with the feature of that name, the module `dpdk`.
 
 mod limits;
 mod sys;
@@ -30,6 +31,7 @@ mod stats;
 mod net;
 mod shard;
 mod run;
+pub mod af_xdp;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 
