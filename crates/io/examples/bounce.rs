@@ -11,10 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
-use tengate_io::allowed_cores;
-use tengate_io::dpdk::{
-    Burst, Eal, EalConfig, Idle, IdleConfig, Link, Pages, Port, PortConfig, Queue, Rest,
-};
+use tengate_io::dpdk::{Burst, Eal, EalConfig, Link, Pages, Port, PortConfig, Queue};
+use tengate_io::{Idle, IdleConfig, Rest, allowed_cores};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

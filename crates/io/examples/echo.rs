@@ -75,7 +75,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     raise_descriptor_limit()?;
     let listener =
         bind(&ListenSpec { addr, backlog: 4096, sharing: Sharing::PerShard }, shard_count)?;
-    let running = run(&Config::for_shards(shard_count), vec![listener], |_shard| Echo)?;
+    let running = run(&Config::for_shards(shard_count), vec![listener], None, |_shard| Echo)?;
     running
         .join(Duration::ZERO)
         .map_err(|exit| format!("shard {}: {:?}", exit.shard, exit.result))?;

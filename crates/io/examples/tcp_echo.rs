@@ -16,10 +16,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use tengate_base::{ConnId, Door, Instant};
-use tengate_io::dpdk::{
-    Burst, Eal, EalConfig, Idle, IdleConfig, Link, Pages, Port, PortConfig, Queue, Rest,
-};
-use tengate_io::{Clock, allowed_cores};
+use tengate_io::dpdk::{Burst, Eal, EalConfig, Link, Pages, Port, PortConfig, Queue};
+use tengate_io::{Clock, Idle, IdleConfig, Rest, allowed_cores};
 use tengate_netstack::{
     Address, Checksums, Config, Device, DeviceFull, Event, MacAddr, Secret, Stack,
 };

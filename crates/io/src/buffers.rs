@@ -31,6 +31,10 @@ pub(crate) struct Queue {
     pub(crate) mark: Option<usize>,
     /// Where messages begin that may be dropped, ascending. Past 4 GiB none begins.
     messages: Vec<u32>,
+    /// Bytes of it by which the peer's window was made smaller.
+    pub(crate) held: u32,
+    /// What it counts for in [`Buffers::charged_bytes`].
+    charged: usize,
 }
 
 impl Queue {
@@ -131,6 +135,7 @@ impl Queue {
         self.start = 0;
         self.frame_start = 0;
         self.mark = None;
+        self.held = 0;
         // Only peers that do not read have these, so there is nothing to keep them for.
         self.messages = Vec::new();
     }
@@ -152,6 +157,8 @@ pub(crate) struct Buffers {
     free: Vec<BufferId>,
     /// Capacity of the free queues together.
     free_bytes: usize,
+    /// What queues that outlive a turn take.
+    charged_bytes: usize,
 }
 
 impl Buffers {
@@ -173,6 +180,7 @@ impl Buffers {
     /// Takes a queue back, whatever it holds.
     pub(crate) fn give(&mut self, id: BufferId) {
         let queue = &mut self.queues[id.index()];
+        self.charged_bytes -= core::mem::take(&mut queue.charged);
         queue.clear();
         let capacity = queue.bytes.capacity();
         if capacity > BUFFER_KEPT_BYTES_MAX || self.free_bytes + capacity > POOL_BYTES_MAX {
@@ -180,6 +188,19 @@ impl Buffers {
         }
         self.free_bytes += queue.bytes.capacity();
         self.free.push(id);
+    }
+
+    /// Counts what a queue that stays takes now, beside what the peer's window was made smaller by.
+    pub(crate) fn charge(&mut self, id: BufferId) {
+        let queue = &mut self.queues[id.index()];
+        let charged = queue.bytes.capacity().saturating_sub(queue.held as usize);
+        self.charged_bytes = self.charged_bytes - queue.charged + charged;
+        queue.charged = charged;
+    }
+
+    /// Bytes of queues that outlived a turn.
+    pub(crate) fn charged_bytes(&self) -> usize {
+        self.charged_bytes
     }
 
     /// Queues in use.

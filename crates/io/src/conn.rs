@@ -1,17 +1,18 @@
 //! What a shard keeps of one connection: 32 bytes, so that millions of idle ones are cheap.
 
 use core::ops::{BitOr, BitOrAssign};
-use std::net::TcpStream;
 
-use tengate_base::Door;
+use tengate_base::{CloseCause, Door};
 
 use crate::buffers::{BufferId, Keep};
 
 /// A place in the table of connections; its index is the [`ConnId`](tengate_base::ConnId).
+///
+/// `S` is what carries its bytes: a socket, or a stream of the shard's own stack, which its index names.
 #[derive(Debug)]
-pub(crate) struct Conn {
+pub(crate) struct Conn<S> {
     /// `None` when the place is free or waits to be.
-    pub(crate) stream: Option<TcpStream>,
+    pub(crate) stream: Option<S>,
     pub(crate) flags: Flags,
     pub(crate) door: Door,
     /// Output that is not written.
@@ -22,14 +23,20 @@ pub(crate) struct Conn {
     pub(crate) bytes_written: u64,
 }
 
-const _: () = assert!(size_of::<Conn>() == 32);
+const _: () = assert!(size_of::<Conn<std::net::TcpStream>>() == 32);
+const _: () = assert!(size_of::<Conn<()>>() == 32);
 
-impl Conn {
-    pub(crate) fn new(stream: TcpStream, door: Door) -> Self {
+impl<S> Conn<S> {
+    pub(crate) fn new(stream: S, door: Door) -> Self {
+        Self { stream: Some(stream), door, ..Self::free() }
+    }
+
+    /// A place without a connection.
+    pub(crate) fn free() -> Self {
         Self {
-            stream: Some(stream),
+            stream: None,
             flags: Flags::default(),
-            door,
+            door: Door(0),
             out: None,
             stash: None,
             bytes_read: 0,
@@ -40,6 +47,16 @@ impl Conn {
     /// Whether its input goes to the app now.
     pub(crate) fn is_reading(&self) -> bool {
         self.stream.is_some() && !self.flags.any(Flags::PAUSED | Flags::CLOSING | Flags::BROKEN)
+    }
+
+    /// How it ends, if its output is all written and that is the end, or can never be written.
+    pub(crate) fn end_of_output(&self) -> Option<CloseCause> {
+        if self.flags.any(Flags::FINISHED) {
+            let is_retired = self.flags.any(Flags::RETIRED);
+            Some(if is_retired { CloseCause::Shell } else { CloseCause::Flushed })
+        } else {
+            self.flags.any(Flags::BROKEN).then_some(CloseCause::Reset)
+        }
     }
 
     pub(crate) fn keep(&self) -> Keep {
@@ -58,7 +75,7 @@ impl Flags {
     pub(crate) const READABLE: Self = Self(1 << 1);
     /// The peer ended its stream or the connection failed: a short read does not mean there is no more to learn.
     pub(crate) const HANGUP: Self = Self(1 << 2);
-    /// The kernel takes no more output until it says so.
+    /// The kernel, or the stack, takes no more output until it says so.
     pub(crate) const BLOCKED: Self = Self(1 << 3);
     /// In the list of connections to write at the end of the turn.
     pub(crate) const DIRTY: Self = Self(1 << 4);

@@ -17,10 +17,9 @@ mod sys;
 mod eal;
 mod port;
 mod queue;
-mod idle;
 
 pub use eal::{Eal, EalConfig, EalError, Pages};
-pub use idle::{Idle, IdleConfig, Rest};
+
 pub use limits::{BURST_FRAMES, STAGED_FRAMES};
 pub use port::{Capabilities, Link, Port, PortConfig, PortError, PortStats};
 pub use queue::{AppendError, Burst, ClaimError, Queue, QueueSeat, QueueStats};

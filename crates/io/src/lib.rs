@@ -24,13 +24,17 @@ mod affinity;
 mod listen;
 mod buffers;
 mod conn;
+mod conns;
 mod linger;
 mod mailbox;
 mod mesh;
 mod stats;
+pub mod streams;
 mod net;
+mod idle;
 mod shard;
 mod run;
+mod bypass;
 pub mod af_xdp;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
@@ -39,7 +43,9 @@ pub mod dpdk;
 mod tests;
 
 pub use affinity::allowed_cores;
+pub use bypass::{Bypass, Queue, QueueCounts, Seat, StackStats, Steers};
 pub use clock::Clock;
+pub use idle::{Idle, IdleConfig, Rest};
 pub use listen::{BindError, BindFault, ListenSpec, Listener, Sharing, bind};
 pub use mailbox::{AdoptError, ShardGone, ShardHandle};
 pub use net::{ConnSnapshot, Net};

@@ -44,3 +44,19 @@ pub(crate) const SETTLE_ROUNDS: u32 = 4;
 const _: () =
     assert!(BUFFER_BYTES <= BUFFER_KEPT_BYTES_MAX && BUFFER_KEPT_BYTES_MAX <= POOL_BYTES_MAX);
 const _: () = assert!(READ_BYTES < STASH_BYTES_MAX);
+
+/// Sockets a shard has at most on a data path past the kernel, where only workers, dispatchers and outside clients use
+/// them. The application's indexes of streams begin here, so that its tables stay dense.
+pub(crate) const SOCKETS_MAX: u32 = 8192;
+/// Frames after which a polling shard looks at its sockets, even when more frames wait.
+pub(crate) const FRAMES_PER_SOCKET_LOOK: usize = 64;
+/// Bytes of frames staged for one other shard beyond which more of them are dropped, as a full ring of a device would.
+pub(crate) const STEERED_BYTES_MAX: usize = 1 << 20;
+/// Between two times at which connections are cut because the pool of streams is exhausted: all of them are looked at.
+pub(crate) const EVICTION_INTERVAL: Duration = Duration::from_millis(100);
+/// Connections cut at such a time.
+pub(crate) const EVICTED_MAX: usize = 256;
+/// How long a shard past the kernel that stops waits for its peers to acknowledge their last bytes.
+pub(crate) const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it looks.
+pub(crate) const DELIVERY_LOOK: Duration = Duration::from_millis(1);

@@ -1,4 +1,4 @@
-//! A shard's connections and the way out of them: the [`Sink`] of the kernel shell.
+//! A shard's connections and the way out of them: the [`Sink`] of the shell.
 
 use core::net::SocketAddr;
 use std::io::ErrorKind;
@@ -6,12 +6,16 @@ use std::net::{Shutdown, TcpStream};
 
 use tengate_base::{Closed, ConnId, Door, How, Instant, ShardId, Sink};
 
-use crate::buffers::{BufferId, Buffers};
+use crate::buffers::BufferId;
+use crate::bypass::{Queue, QueueCounts, StackStats, SteeringStats};
 use crate::conn::{Conn, Flags};
+use crate::conns::{Broken, Carrier, Conns};
+use crate::limits::SOCKETS_MAX;
 use crate::linger::Lingering;
 use crate::mailbox::Accepted;
 use crate::mesh::Mesh;
-use crate::stats::{Counters, ShardStats};
+use crate::stats::{ShardStats, Turns};
+use crate::streams::{StreamSink, Streams};
 use crate::sys::{self, Epoll};
 
 /// Everything of a shard but its application.
@@ -19,30 +23,29 @@ use crate::sys::{self, Epoll};
 pub struct Net {
     shard: ShardId,
     pub(crate) epoll: Epoll,
-    pub(crate) conns: Vec<Conn>,
-    /// Places to use again.
+    /// Connections of the kernel's.
+    pub(crate) sockets: Conns<Sockets>,
+    /// Connections past the kernel, on a data path that has them. The application's indexes for them are above those of sockets.
+    pub(crate) streams: Option<Box<Streams<Queue>>>,
+    /// Socket places to use again.
     free: Vec<u32>,
-    /// Places that become free at the end of the turn.
+    /// Socket places that become free at the end of the turn.
     closed: Vec<u32>,
-    live_count: u32,
     connections_max: u32,
-    pub(crate) buffers: Buffers,
     pub(crate) lingering: Lingering,
     pub(crate) mesh: Mesh,
-    /// Connections to write at the end of the turn.
-    dirty: Vec<u32>,
-    /// Connections to read or show kept input of.
-    pub(crate) ready: Vec<u32>,
-    /// Connections the app is to be told something about.
-    pub(crate) signals: Vec<u32>,
-    /// Takes what is written for connections that are gone.
-    scratch: Vec<u8>,
     pub(crate) accepting: Accepting,
-    pub(crate) counters: Counters,
+    pub(crate) turns: Turns,
+    /// As of the last turn.
+    pub(crate) steering: SteeringStats,
     started: Instant,
     /// When the present turn began.
     pub(crate) now: Instant,
 }
+
+/// The kernel's sockets.
+#[derive(Debug)]
+pub(crate) struct Sockets;
 
 /// Whether new connections are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,20 +93,16 @@ impl Net {
         Self {
             shard,
             epoll,
-            conns: Vec::new(),
+            sockets: Conns::new(Sockets, 0),
+            streams: None,
             free: Vec::new(),
             closed: Vec::new(),
-            live_count: 0,
             connections_max,
-            buffers: Buffers::default(),
             lingering: Lingering::default(),
             mesh,
-            dirty: Vec::new(),
-            ready: Vec::new(),
-            signals: Vec::new(),
-            scratch: Vec::new(),
             accepting: Accepting::Yes,
-            counters: Counters::default(),
+            turns: Turns::default(),
+            steering: SteeringStats::default(),
             started,
             now: started,
         }
@@ -116,29 +115,37 @@ impl Net {
 
     /// Counters and gauges of this shard.
     pub fn stats(&self) -> ShardStats {
-        let counters = &self.counters;
+        let mut counters = self.sockets.counters;
+        let mut queues_used = self.sockets.buffers.used_count();
+        let mut pool_bytes = self.sockets.buffers.free_bytes();
+        if let Some(streams) = &self.streams {
+            counters += streams.conns.counters;
+            queues_used += streams.conns.buffers.used_count();
+            pool_bytes += streams.conns.buffers.free_bytes();
+        }
         ShardStats {
             shard: self.shard,
-            connections: self.live_count,
+            connections: self.live_count(),
             lingering: u32::try_from(self.lingering.count()).unwrap_or(u32::MAX),
             accepted: counters.accepted,
             refused_full: counters.refused_full,
-            refused_unwatched: counters.refused_unwatched,
-            accept_deferred: counters.accept_deferred,
-            handed_off: counters.handed_off,
+            refused_unwatched: self.turns.refused_unwatched,
+            accept_deferred: self.turns.accept_deferred,
+            handed_off: self.turns.handed_off,
             closed_stash_full: counters.closed_stash_full,
+            closed_pool_full: counters.closed_pool_full,
             closed_reset: counters.closed_reset,
             bytes_read: counters.bytes_read,
             bytes_written: counters.bytes_written,
             reads: counters.reads,
             writes: counters.writes,
             writes_blocked: counters.writes_blocked,
-            turns: counters.turns,
-            sleeps: counters.sleeps,
-            busy: counters.busy,
+            turns: self.turns.turns,
+            sleeps: self.turns.sleeps,
+            busy: self.turns.busy,
             wall: self.now - self.started,
-            queues_used: self.buffers.used_count(),
-            pool_bytes: self.buffers.free_bytes(),
+            queues_used,
+            pool_bytes,
             mesh_batches_sent: self.mesh.stats.batches_sent,
             mesh_bytes_sent: self.mesh.stats.bytes_sent,
             mesh_batches_received: self.mesh.stats.batches_received,
@@ -148,121 +155,83 @@ impl Net {
         }
     }
 
-    /// The open connections, by index. Costs two system calls each.
-    pub fn connections(&self) -> impl Iterator<Item = ConnSnapshot> {
-        (0..).zip(&self.conns).filter_map(|(index, conn)| {
-            let stream = conn.stream.as_ref()?;
-            Some(ConnSnapshot {
-                conn: ConnId(index),
-                door: conn.door,
-                peer: stream.peer_addr().ok().map(canonical),
-                local: stream.local_addr().ok().map(canonical),
-                bytes_read: conn.bytes_read,
-                bytes_written: conn.bytes_written,
-                unconsumed_bytes: conn.stash.map_or(0, |id| self.buffers[id].len()),
-                queued_bytes: conn.out.map_or(0, |id| self.buffers[id].len()),
-                is_paused: conn.flags.any(Flags::PAUSED),
-                is_closing: conn.flags.any(Flags::CLOSING),
-            })
-        })
+    /// Counters and gauges of the shard's own TCP/IP stack and of the queue below it; `None` on the kernel data path.
+    pub fn stack_stats(&self) -> Option<StackStats> {
+        let streams = self.streams.as_deref()?;
+        let queue = QueueCounts {
+            steered: self.steering.steered,
+            dropped_steered: self.steering.dropped,
+            ..streams.device().counts()
+        };
+        let stack = streams.stack();
+        Some(StackStats { stack: stack.stats().clone(), gauges: stack.gauges(), queue })
     }
 
-    /// Leaves new connections in the kernel's backlog until [`Net::resume_accepting`].
+    /// The open connections, by index. One of a socket costs two system calls.
+    pub fn connections(&self) -> impl Iterator<Item = ConnSnapshot> {
+        let sockets = self.sockets.iter().map(|(index, conn)| {
+            let stream = conn.stream.as_ref();
+            let peer = stream.and_then(|stream| stream.peer_addr().ok()).map(canonical);
+            let local = stream.and_then(|stream| stream.local_addr().ok()).map(canonical);
+            self.sockets.snapshot(index, conn, peer, local)
+        });
+        let streams = self.streams.as_deref().into_iter().flat_map(|streams| streams.snapshots());
+        sockets.chain(streams)
+    }
+
+    /// Takes no new connections until [`Net::resume_accepting`]: they wait in the kernel's backlog, or their peers ask again.
     pub fn pause_accepting(&mut self) {
         self.accepting = Accepting::Paused;
+        if let Some(streams) = &mut self.streams {
+            streams.pause_accepting();
+        }
     }
 
     /// Takes new connections again.
     pub fn resume_accepting(&mut self) {
         self.accepting = Accepting::Yes;
+        if let Some(streams) = &mut self.streams {
+            streams.resume_accepting();
+        }
     }
 
     /// Open connections.
     pub(crate) fn live_count(&self) -> u32 {
-        self.live_count
+        let streams = self.streams.as_ref().map_or(0, |streams| streams.conns.live_count());
+        self.sockets.live_count() + streams
     }
 
     /// Takes a connection in, or counts why not and closes it.
     pub(crate) fn adopt(&mut self, accepted: Accepted) -> Option<ConnId> {
-        if self.live_count >= self.connections_max {
-            self.counters.refused_full += 1;
+        let sockets_max = if self.streams.is_some() { SOCKETS_MAX } else { u32::MAX };
+        if self.sockets.live_count() >= self.connections_max.min(sockets_max) {
+            self.sockets.counters.refused_full += 1;
             return None;
         }
-        let len = u32::try_from(self.conns.len())
-            .expect("at most connections_max places, and those closed this turn");
-        let index = self.free.last().copied().unwrap_or(len);
+        let index = self.free.last().copied().unwrap_or_else(|| self.sockets.len());
         // Every edge the socket will ever have, so that no later call changes the registration.
         if self.epoll.add(&accepted.stream, SOCKET_EVENTS, Token::Conn(index).encode()).is_err() {
-            self.counters.refused_unwatched += 1;
+            self.turns.refused_unwatched += 1;
             return None;
         }
-        let conn = Conn::new(accepted.stream, accepted.door);
-        if self.free.pop().is_some() {
-            self.conns[index as usize] = conn;
-        } else {
-            self.conns.push(conn);
-        }
-        self.live_count += 1;
-        self.counters.accepted += 1;
-        Some(ConnId(index))
+        self.free.pop();
+        self.sockets.insert(index, Conn::new(accepted.stream, accepted.door));
+        Some(self.sockets.conn_id(index))
     }
 
-    /// Has the connection read in this turn or the next.
-    pub(crate) fn make_ready(&mut self, index: u32) {
-        if self.conns[index as usize].flags.set_new(Flags::READY) {
-            self.ready.push(index);
-        }
-    }
-
-    /// Writes what is queued; returns what remains.
-    pub(crate) fn write_out(&mut self, index: u32) -> usize {
-        let conn = &mut self.conns[index as usize];
-        let (Some(stream), Some(id)) = (&conn.stream, conn.out) else { return 0 };
-        let queue = &mut self.buffers[id];
-        if !queue.is_empty() && !conn.flags.any(Flags::BLOCKED | Flags::BROKEN) {
-            match write(stream, queue.pending(), &mut self.counters) {
-                Ok(count) => {
-                    conn.bytes_written += count as u64;
-                    queue.advance(count, conn.keep());
-                    if !queue.is_empty() {
-                        conn.flags |= Flags::BLOCKED;
-                    }
-                }
-                Err(Broken) => self.mark_broken(index),
-            }
-        }
-        self.after_write(index, id)
-    }
-
-    /// Writes every connection the app wrote to.
-    pub(crate) fn write_dirty(&mut self) {
-        while let Some(index) = self.dirty.pop() {
-            if self.conns[index as usize].flags.take(Flags::DIRTY) {
-                self.write_out(index);
-            }
-        }
-    }
-
-    /// Takes a connection out of the table. Its output queue is the caller's to give back.
+    /// Takes a socket out of the table. Its output queue is the caller's to give back.
     pub(crate) fn remove(&mut self, index: u32) -> Option<(TcpStream, Option<BufferId>)> {
-        let conn = &mut self.conns[index as usize];
-        let stream = conn.stream.take()?;
-        conn.flags = Flags::default();
-        let out = conn.out.take();
-        if let Some(stash) = conn.stash.take() {
-            self.buffers.give(stash);
-        }
+        let removed = self.sockets.remove(index)?;
         self.closed.push(index);
-        self.live_count -= 1;
-        Some((stream, out))
+        Some(removed)
     }
 
-    /// Takes a connection out whose output is all written, and lets its descriptor linger.
+    /// Takes a socket out whose output is all written, and lets its descriptor linger.
     pub(crate) fn remove_gently(&mut self, index: u32) {
-        let is_broken = self.conns[index as usize].flags.any(Flags::BROKEN);
+        let is_broken = self.sockets.get(index).is_some_and(|conn| conn.flags.any(Flags::BROKEN));
         let Some((stream, out)) = self.remove(index) else { return };
         if let Some(id) = out {
-            self.buffers.give(id);
+            self.sockets.buffers.give(id);
         }
         // A failure means that there is no peer left to be gentle with; the descriptor closes here.
         if is_broken || stream.shutdown(Shutdown::Write).is_err() {
@@ -274,10 +243,11 @@ impl Net {
         }
     }
 
-    /// Notes that the app is to be told of a failed write.
-    pub(crate) fn mark_broken(&mut self, index: u32) {
-        if self.conns[index as usize].flags.set_new(Flags::BROKEN) {
-            self.signals.push(index);
+    /// Writes every connection the app wrote to.
+    pub(crate) fn write_dirty(&mut self) {
+        self.sockets.write_dirty();
+        if let Some(streams) = &mut self.streams {
+            streams.write_dirty();
         }
     }
 
@@ -288,171 +258,114 @@ impl Net {
 
     /// Whether something waits that must not wait for an event.
     pub(crate) fn has_work(&self) -> bool {
-        !self.signals.is_empty()
-            || !self.dirty.is_empty()
-            || (!self.ready.is_empty() && !self.mesh.is_congested())
+        let is_reading = !self.mesh.is_congested();
+        let streams = self.streams.as_deref().is_some_and(|streams| {
+            streams.conns.has_output_work() || (is_reading && !streams.conns.ready.is_empty())
+        });
+        self.sockets.has_output_work() || (is_reading && !self.sockets.ready.is_empty()) || streams
     }
 
-    /// Gives an empty queue back and notes what the app is to be told; returns what remains queued.
-    fn after_write(&mut self, index: u32, id: BufferId) -> usize {
-        let conn = &mut self.conns[index as usize];
-        let queue = &mut self.buffers[id];
-        let remaining = queue.len();
-        if queue.mark.is_some_and(|mark| remaining <= mark) && !conn.flags.any(Flags::BROKEN) {
-            queue.mark = None;
-            conn.flags |= Flags::DRAINED;
-            self.signals.push(index);
-        }
-        if remaining == 0 {
-            conn.out = None;
-            self.buffers.give(id);
-            if conn.flags.any(Flags::CLOSING) && conn.flags.set_new(Flags::FINISHED) {
-                self.signals.push(index);
-            }
-        }
-        remaining
+    /// The stream that the application calls `conn`, if it is one.
+    fn stream_of(&mut self, conn: ConnId) -> Option<(&mut Streams<Queue>, u32)> {
+        let index = conn.0.checked_sub(SOCKETS_MAX)?;
+        Some((self.streams.as_deref_mut()?, index))
     }
 
-    /// The connection, if the app may still use it.
-    fn open(&self, conn: ConnId) -> Option<&Conn> {
-        self.conns.get(conn.0 as usize).filter(|conn| conn.stream.is_some())
-    }
-
-    /// As [`Net::open`], and not closing: output is welcome.
-    fn writable(&mut self, conn: ConnId) -> Option<&mut Conn> {
-        let conn = self.conns.get_mut(conn.0 as usize)?;
-        (conn.stream.is_some() && !conn.flags.any(Flags::CLOSING)).then_some(conn)
-    }
-}
-
-impl Sink for Net {
-    fn buffer(&mut self, conn: ConnId) -> &mut Vec<u8> {
-        let ConnId(index) = conn;
-        if self.writable(conn).is_none() {
-            self.scratch.clear();
-            return &mut self.scratch;
-        }
-        let conn = &mut self.conns[index as usize];
-        let id = *conn.out.get_or_insert_with(|| self.buffers.take());
-        if !conn.flags.any(Flags::BLOCKED | Flags::BROKEN) && conn.flags.set_new(Flags::DIRTY) {
-            self.dirty.push(index);
-        }
-        &mut self.buffers[id].bytes
-    }
-
-    fn write(&mut self, conn: ConnId, bytes: &[u8]) {
-        let ConnId(index) = conn;
-        let Some(open) = self.writable(conn) else { return };
-        // Frames are kept whole in the queue, or a frame whose front went out could not be given back.
-        if open.out.is_some() || open.flags.any(Flags::FRAMES | Flags::BROKEN) {
-            self.buffer(conn).extend_from_slice(bytes);
-            return;
-        }
-        let open = &mut self.conns[index as usize];
-        let Some(stream) = &open.stream else { return };
-        match write(stream, bytes, &mut self.counters) {
-            Ok(count) if count == bytes.len() => open.bytes_written += count as u64,
-            Ok(count) => {
-                open.bytes_written += count as u64;
-                open.flags |= Flags::BLOCKED;
-                self.buffer(conn).extend_from_slice(&bytes[count..]);
-            }
-            Err(Broken) => {
-                self.mark_broken(index);
-                self.buffer(conn).extend_from_slice(bytes);
-            }
-        }
-    }
-
-    fn queued(&self, conn: ConnId) -> usize {
-        self.open(conn).and_then(|conn| conn.out).map_or(0, |id| self.buffers[id].len())
-    }
-
-    fn flush(&mut self, conn: ConnId) -> usize {
-        if self.open(conn).is_none() { 0 } else { self.write_out(conn.0) }
-    }
-
-    fn close(&mut self, conn: ConnId, how: How) -> Closed {
-        let ConnId(index) = conn;
-        if self.open(conn).is_none() {
+    fn close_socket(&mut self, index: u32, how: How) -> Closed {
+        if self.sockets.get(index).is_none() {
             return Closed::Now;
         }
         match how {
             How::AtOnce => {
                 if let Some((_stream, Some(id))) = self.remove(index) {
-                    self.buffers.give(id);
+                    self.sockets.buffers.give(id);
                 }
                 Closed::Now
             }
             How::AfterFlush => {
-                if self.write_out(index) == 0
-                    && !self.conns[index as usize].flags.any(Flags::FINISHED)
-                {
+                if self.sockets.is_written(index) {
                     self.remove_gently(index);
                     return Closed::Now;
                 }
-                let conn = &mut self.conns[index as usize];
-                conn.flags |= Flags::CLOSING;
-                if let Some(stash) = conn.stash.take() {
-                    self.buffers.give(stash);
-                }
+                self.sockets.close_after_flush(index);
                 Closed::Later
             }
             How::GiveBack => {
-                self.mark_broken(index);
+                self.sockets.mark_broken(index);
                 Closed::Later
             }
+        }
+    }
+}
+
+/// Carries out `$call` on the table that `$conn` is of.
+macro_rules! on_conns {
+    ($net:ident, $conn:ident, |$conns:ident, $index:ident| $call:expr) => {
+        if let Some((streams, $index)) = $net.stream_of($conn) {
+            let $conns = &mut streams.conns;
+            $call
+        } else {
+            let ($conns, $index) = (&mut $net.sockets, $conn.0);
+            $call
+        }
+    };
+}
+
+impl Sink for Net {
+    fn buffer(&mut self, conn: ConnId) -> &mut Vec<u8> {
+        // Not by the macro: a borrow that is returned from one branch only would last into the other.
+        if conn.0 >= SOCKETS_MAX && self.streams.is_some() {
+            let streams = self.streams.as_deref_mut().expect("there are some");
+            return streams.conns.buffer(conn.0 - SOCKETS_MAX);
+        }
+        self.sockets.buffer(conn.0)
+    }
+
+    fn write(&mut self, conn: ConnId, bytes: &[u8]) {
+        on_conns!(self, conn, |conns, index| conns.write(index, bytes));
+    }
+
+    fn queued(&self, conn: ConnId) -> usize {
+        match (conn.0.checked_sub(SOCKETS_MAX), &self.streams) {
+            (Some(index), Some(streams)) => streams.conns.queued(index),
+            _ => self.sockets.queued(conn.0),
+        }
+    }
+
+    fn flush(&mut self, conn: ConnId) -> usize {
+        on_conns!(self, conn, |conns, index| conns.write_out(index))
+    }
+
+    fn close(&mut self, conn: ConnId, how: How) -> Closed {
+        let now = self.now;
+        match self.stream_of(conn) {
+            Some((streams, index)) => streams.close(now, index, how),
+            None => self.close_socket(conn.0, how),
         }
     }
 
     fn pause(&mut self, conn: ConnId) {
-        if self.open(conn).is_some() {
-            self.conns[conn.0 as usize].flags |= Flags::PAUSED;
-        }
+        on_conns!(self, conn, |conns, index| conns.pause(index));
     }
 
     fn resume(&mut self, conn: ConnId) {
-        if self.open(conn).is_none() {
-            return;
-        }
-        let flags = &mut self.conns[conn.0 as usize].flags;
-        if flags.take(Flags::PAUSED) {
-            *flags |= Flags::RESHOW;
-            self.make_ready(conn.0);
-        }
+        on_conns!(self, conn, |conns, index| conns.resume(index));
     }
 
     fn notify_below(&mut self, conn: ConnId, bytes: usize) {
-        let Some(open) = self.writable(conn) else { return };
-        match open.out {
-            Some(id) => {
-                self.buffers[id].mark = Some(bytes);
-                if self.buffers[id].len() <= bytes {
-                    self.after_write(conn.0, id);
-                }
-            }
-            None => {
-                open.flags |= Flags::DRAINED;
-                self.signals.push(conn.0);
-            }
-        }
+        on_conns!(self, conn, |conns, index| conns.notify_below(index, bytes));
     }
 
     fn keep_frames(&mut self, conn: ConnId) {
-        if let Some(open) = self.writable(conn) {
-            open.flags |= Flags::FRAMES;
-        }
+        on_conns!(self, conn, |conns, index| conns.keep_frames(index));
     }
 
     fn begin_message(&mut self, conn: ConnId) {
-        if let Some(id) = self.open(conn).and_then(|conn| conn.out) {
-            self.buffers[id].begin_message();
-        }
+        on_conns!(self, conn, |conns, index| conns.begin_message(index));
     }
 
     fn drop_oldest(&mut self, conn: ConnId, bytes: usize) -> usize {
-        let queue = self.open(conn).and_then(|conn| conn.out);
-        queue.map_or(0, |id| self.buffers[id].drop_oldest(bytes))
+        on_conns!(self, conn, |conns, index| conns.drop_oldest(index, bytes))
     }
 
     fn mesh(&mut self, to: ShardId) -> &mut Vec<u8> {
@@ -460,26 +373,55 @@ impl Sink for Net {
     }
 }
 
-/// A connection takes nothing any more.
-struct Broken;
+impl StreamSink for Net {
+    type Device = Queue;
 
-/// One write. A full socket is no error, it takes nothing.
-fn write(stream: &TcpStream, bytes: &[u8], counters: &mut Counters) -> Result<usize, Broken> {
-    loop {
-        counters.writes += 1;
-        return match sys::write(stream, bytes) {
-            Ok(count) => {
-                counters.bytes_written += count as u64;
-                counters.writes_blocked += u64::from(count < bytes.len());
-                Ok(count)
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                counters.writes_blocked += 1;
-                Ok(0)
-            }
-            Err(_) => Err(Broken),
-        };
+    fn streams(&mut self) -> &mut Streams<Queue> {
+        self.streams.as_deref_mut().expect("asked for on data paths that have streams")
+    }
+
+    fn is_congested(&self) -> bool {
+        self.mesh.is_congested()
+    }
+}
+
+impl Carrier for Sockets {
+    type Stream = TcpStream;
+
+    /// One write. A full socket is no error, it takes nothing.
+    fn send(&mut self, _index: u32, stream: &TcpStream, bytes: &[u8]) -> Result<usize, Broken> {
+        loop {
+            return match sys::write(stream, bytes) {
+                Ok(count) => Ok(count),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+                Err(_) => Err(Broken),
+            };
+        }
+    }
+}
+
+impl<C: Carrier> Conns<C> {
+    /// What an operator sees of a connection.
+    pub(crate) fn snapshot(
+        &self,
+        index: u32,
+        conn: &Conn<C::Stream>,
+        peer: Option<SocketAddr>,
+        local: Option<SocketAddr>,
+    ) -> ConnSnapshot {
+        ConnSnapshot {
+            conn: self.conn_id(index),
+            door: conn.door,
+            peer,
+            local,
+            bytes_read: conn.bytes_read,
+            bytes_written: conn.bytes_written,
+            unconsumed_bytes: conn.stash.map_or(0, |id| self.buffers[id].len()),
+            queued_bytes: conn.out.map_or(0, |id| self.buffers[id].len()),
+            is_paused: conn.flags.any(Flags::PAUSED),
+            is_closing: conn.flags.any(Flags::CLOSING),
+        }
     }
 }
 
@@ -495,6 +437,8 @@ pub(crate) enum Token {
     Listener(u32),
     Lingering(u32),
     Wake,
+    /// Frames have arrived.
+    Queue,
 }
 
 impl Token {
@@ -504,6 +448,7 @@ impl Token {
             Self::Listener(index) => 1 << 32 | index as u64,
             Self::Lingering(serial) => 2 << 32 | serial as u64,
             Self::Wake => 3 << 32,
+            Self::Queue => 4 << 32,
         }
     }
 
@@ -513,7 +458,8 @@ impl Token {
             0 => Self::Conn(number),
             1 => Self::Listener(number),
             2 => Self::Lingering(number),
-            _ => Self::Wake,
+            3 => Self::Wake,
+            _ => Self::Queue,
         }
     }
 }

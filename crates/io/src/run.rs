@@ -3,21 +3,27 @@
 use core::any::Any;
 use core::fmt;
 use core::panic::AssertUnwindSafe;
+use core::sync::atomic::AtomicUsize;
 use core::time::Duration;
 use std::io;
 use std::panic::catch_unwind;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
-use tengate_base::{Door, ShardId};
+use tengate_base::{ConnId, Door, Instant, ShardId};
+use tengate_netstack::{ConfigError, Stack};
 
 use crate::affinity::allowed_cores;
+use crate::bypass::{Bypass, Seat, Steering};
 use crate::clock::Clock;
+use crate::idle::{Idle, IdleConfig};
+use crate::limits::SOCKETS_MAX;
 use crate::listen::{Dealer, Listener, Sharing};
 use crate::mailbox::{Mailbox, ShardHandle};
 use crate::mesh::{Mesh, Waker};
-use crate::net::{Net, Token};
-use crate::shard::{Host, OpenListener, Shard};
+use crate::net::{Accepting, Net, Token};
+use crate::shard::{Host, OpenListener, Poll, Shard};
+use crate::streams::Streams;
 use crate::sys::{self, Epoll};
 
 /// How many shards, and how they use the machine.
@@ -73,6 +79,15 @@ pub enum StartError {
     Core(Option<usize>),
     /// A per-shard listener was bound for another number of shards.
     ListenerShards(Door),
+    /// A data path past the kernel has a queue for more or fewer shards than there are.
+    Seats {
+        /// Queues given.
+        seats: usize,
+        /// Shards.
+        shards: usize,
+    },
+    /// The configuration of the TCP/IP stack.
+    Stack(ConfigError),
     /// The kernel gave no thread, epoll or event counter.
     Kernel(io::Error),
 }
@@ -86,6 +101,10 @@ impl fmt::Display for StartError {
             Self::ListenerShards(door) => {
                 write!(f, "listener {} was opened for another number of shards", door.0)
             }
+            Self::Seats { seats, shards } => {
+                write!(f, "{shards} shards need as many queues; {seats} were opened")
+            }
+            Self::Stack(error) => error.fmt(f),
             Self::Kernel(error) => write!(f, "cannot start the shards: {error}"),
         }
     }
@@ -95,8 +114,15 @@ impl core::error::Error for StartError {
     fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         match self {
             Self::Kernel(error) => Some(error),
-            Self::NoShards | Self::Core(_) | Self::ListenerShards(_) => None,
+            Self::Stack(error) => Some(error),
+            Self::NoShards | Self::Core(_) | Self::ListenerShards(_) | Self::Seats { .. } => None,
         }
+    }
+}
+
+impl From<ConfigError> for StartError {
+    fn from(error: ConfigError) -> Self {
+        Self::Stack(error)
     }
 }
 
@@ -156,16 +182,18 @@ impl<C> Running<C> {
 }
 
 /// Starts the shards. `make_app` is called once in each shard's thread, so that an app's memory is near its core.
-/// A [`Door`] is a listener's place in `listeners`.
+/// A [`Door`] is a listener's place: those past the kernel come first, then those in `listeners`.
 ///
 /// # Errors
 /// See [`StartError`]; no thread is left running.
 pub fn run<A: Host>(
     config: &Config,
     listeners: Vec<Listener>,
+    bypass: Option<Bypass>,
     make_app: impl Fn(ShardId) -> A + Send + Sync + 'static,
 ) -> Result<Running<A::Command>, StartError> {
     let cores = check_cores(config)?;
+    let first_door = bypass.as_ref().map_or(0, |bypass| bypass.listening.len());
     let clock = Clock::start();
     let wakers = (0..config.shard_count)
         .map(|_| Waker::new().map(Arc::new))
@@ -174,8 +202,9 @@ pub fn run<A: Host>(
         .zip(&wakers)
         .map(|(shard, waker)| Arc::new(Mailbox::new(ShardId(shard), Arc::clone(waker))))
         .collect();
-    let mut doors = deal(listeners, config.shard_count)?;
-    let mut nets = Vec::new();
+    let mut doors = deal(listeners, first_door, config.shard_count)?;
+    let ways = divide(bypass, config, &wakers, clock.now())?;
+    let mut parts = Vec::new();
     for (shard, mesh) in (0..config.shard_count).zip(Mesh::connect(&wakers)) {
         let shard_index = usize::from(shard);
         let epoll = Epoll::new()?;
@@ -188,11 +217,7 @@ pub fn run<A: Host>(
         for (position, listener) in (0..).zip(&doors[shard_index]) {
             epoll.add(&listener.socket, sys::READABLE, Token::Listener(position).encode())?;
         }
-        let mut net = Net::new(ShardId(shard), epoll, mesh, config.connections_max, clock.now());
-        if config.starts_paused {
-            net.pause_accepting();
-        }
-        nets.push(net);
+        parts.push((ShardId(shard), epoll, mesh));
     }
     let is_crowded = usize::from(config.shard_count) >= allowed_cores()?.len();
     let make_app = Arc::new(make_app);
@@ -200,7 +225,10 @@ pub fn run<A: Host>(
     let handles: Vec<_> =
         mailboxes.iter().map(|mailbox| ShardHandle::new(Arc::clone(mailbox))).collect();
     let mut running = Running { handles, threads: Vec::new(), exits };
-    for (index, (net, listeners)) in nets.into_iter().zip(doors.drain(..)).enumerate() {
+    let Config { connections_max, starts_paused, .. } = *config;
+    for (index, (((shard, epoll, mesh), listeners), way)) in
+        parts.into_iter().zip(doors.drain(..)).zip(ways).enumerate()
+    {
         let (make_app, mailboxes) = (Arc::clone(&make_app), Arc::clone(&mailboxes));
         let core = cores.get(index % cores.len().max(1)).copied();
         let exit =
@@ -210,9 +238,15 @@ pub fn run<A: Host>(
                 if let Some(core) = core {
                     sys::pin(core)?;
                 }
-                let mut shard =
-                    Shard::new(make_app(net.shard()), net, clock, mailboxes, is_crowded);
+                let mut net = Net::new(shard, epoll, mesh, connections_max, clock.now());
+                if starts_paused {
+                    net.pause_accepting();
+                }
+                let mut shard = Shard::new(make_app(shard), net, clock, mailboxes, is_crowded);
                 shard.listeners = listeners;
+                if let Some(way) = way {
+                    way.open(&mut shard)?;
+                }
                 shard.run()
             });
         });
@@ -228,6 +262,69 @@ pub fn run<A: Host>(
         }
     }
     Ok(running)
+}
+
+/// A shard's part of a data path past the kernel, on its way to the shard's thread.
+struct Way {
+    seat: Seat,
+    steering: Steering,
+    stack: tengate_netstack::Config,
+    listening: Vec<(u16, Door)>,
+    idle: IdleConfig,
+    connections_max: u32,
+    unfinished: Arc<AtomicUsize>,
+}
+
+impl Way {
+    /// Takes the queue and makes the stack, in the shard's thread.
+    fn open<A: Host>(self, shard: &mut Shard<A>) -> io::Result<()> {
+        let (queue, burst) = self.seat.claim()?;
+        if let Some(fd) = queue.as_fd() {
+            shard.net.epoll.add(fd, sys::READABLE, Token::Queue.encode())?;
+        }
+        let first = ConnId(SOCKETS_MAX);
+        let now = shard.clock.now();
+        let streams =
+            Streams::new(self.stack, self.listening, queue, first, self.connections_max, now);
+        shard.net.streams = Some(Box::new(streams.map_err(io::Error::other)?));
+        if shard.net.accepting == Accepting::Paused {
+            shard.net.pause_accepting();
+        }
+        let idle = Idle::new(self.idle);
+        shard.poll = Some(Poll::new(burst, self.steering, idle, self.unfinished));
+        Ok(())
+    }
+}
+
+/// Gives each shard its part of a data path past the kernel.
+fn divide(
+    bypass: Option<Bypass>,
+    config: &Config,
+    wakers: &[Arc<Waker>],
+    now: Instant,
+) -> Result<Vec<Option<Way>>, StartError> {
+    let Some(bypass) = bypass else { return Ok(wakers.iter().map(|_| None).collect()) };
+    let Bypass { seats, stack, listening, steers, idle } = bypass;
+    if seats.len() != wakers.len() {
+        return Err(StartError::Seats { seats: seats.len(), shards: wakers.len() });
+    }
+    // What is wrong with it is found here and not in every thread.
+    Stack::new(stack.clone(), now)?;
+    let listening: Vec<_> = listening.into_iter().zip((0..).map(Door)).collect();
+    let meshes = Mesh::connect(wakers);
+    let unfinished = Arc::new(AtomicUsize::new(wakers.len()));
+    let ways =
+        seats.into_iter().zip(meshes).zip((0..).map(ShardId)).map(|((seat, mesh), shard)| {
+            Some(Way {
+                seat,
+                steering: Steering::new(mesh, shard, steers),
+                stack: stack.clone(),
+                listening: listening.clone(),
+                idle,
+                connections_max: config.connections_max,
+            })
+        });
+    Ok(ways.collect())
 }
 
 /// The cores to pin to, empty for none.
@@ -247,9 +344,13 @@ fn check_cores(config: &Config) -> Result<Vec<usize>, StartError> {
 }
 
 /// Gives each shard its sockets.
-fn deal(listeners: Vec<Listener>, shard_count: u16) -> Result<Vec<Vec<OpenListener>>, StartError> {
+fn deal(
+    listeners: Vec<Listener>,
+    first_door: usize,
+    shard_count: u16,
+) -> Result<Vec<Vec<OpenListener>>, StartError> {
     let mut doors: Vec<Vec<OpenListener>> = (0..shard_count).map(|_| Vec::new()).collect();
-    for (door, listener) in (0..).map(Door).zip(listeners) {
+    for (door, listener) in (0..).map(Door).skip(first_door).zip(listeners) {
         let Listener { sockets, sharing, addr } = listener;
         if sharing == Sharing::PerShard && sockets.len() != usize::from(shard_count) {
             return Err(StartError::ListenerShards(door));

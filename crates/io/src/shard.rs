@@ -2,6 +2,7 @@
 
 mod accept;
 mod read;
+mod poll;
 
 use core::time::Duration;
 use std::collections::VecDeque;
@@ -10,7 +11,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread;
 
-use tengate_base::{App, CloseCause, ConnId, Door, Instant, ShardId, Sink};
+use tengate_base::{App, CloseCause, ConnId, Door, Instant, ShardId};
 
 use crate::clock::Clock;
 use crate::conn::Flags;
@@ -18,9 +19,11 @@ use crate::limits::{EVENTS_PER_TURN, MESH_BATCHES_MAX, READ_BYTES, SETTLE_ROUNDS
 use crate::listen::{Dealer, Sharing};
 use crate::mailbox::{Mail, Mailbox};
 use crate::net::{Accepting, Net, Token};
-use crate::sys;
+use crate::{streams, sys};
 
-/// An application of the kernel shell: an [`App`] that other threads can talk to.
+pub(crate) use poll::Poll;
+
+/// An application of the shell: an [`App`] that other threads can talk to.
 pub trait Host: App {
     /// What other threads send it through a [`ShardHandle`](crate::ShardHandle).
     type Command: Send + 'static;
@@ -45,6 +48,8 @@ pub(crate) struct Shard<A: Host> {
     mail: VecDeque<Mail<A::Command>>,
     /// When everything still open is cut.
     stop_at: Option<Instant>,
+    /// What a shard past the kernel has beside.
+    pub(crate) poll: Option<Poll>,
 }
 
 /// A listening socket of this shard.
@@ -79,6 +84,7 @@ impl<A: Host> Shard<A> {
             spare_list: Vec::new(),
             mail: VecDeque::new(),
             stop_at: None,
+            poll: None,
         }
     }
 
@@ -87,13 +93,20 @@ impl<A: Host> Shard<A> {
     /// # Errors
     /// Epoll itself failed, which leaves nothing to do.
     pub(crate) fn run(&mut self) -> io::Result<()> {
+        match self.poll.take() {
+            Some(poll) => self.run_polling(poll),
+            None => self.run_waiting(),
+        }
+    }
+
+    fn run_waiting(&mut self) -> io::Result<()> {
         let mut events = vec![sys::Event { events: 0, u64: 0 }; EVENTS_PER_TURN];
         let mut idle_since = self.clock.now();
         while !self.is_done() {
             let count = self.wait(&mut events, idle_since)?;
             let began = self.clock.now();
             self.net.now = began;
-            self.net.counters.turns += 1;
+            self.net.turns.turns += 1;
             for event in &events[..count] {
                 self.handle_event(Token::decode(event.u64), event.events);
             }
@@ -105,7 +118,7 @@ impl<A: Host> Shard<A> {
             self.net.mesh.push();
             self.net.recycle();
             idle_since = self.clock.now();
-            self.net.counters.busy += idle_since - began;
+            self.net.turns.busy += idle_since - began;
         }
         Ok(())
     }
@@ -142,7 +155,7 @@ impl<A: Host> Shard<A> {
         self.mailbox().waker().prepare_sleep();
         // Work that came before the flag was up brought no wake-up.
         let timeout_ms = if self.has_work() { 0 } else { self.sleep_ms(deadline) };
-        self.net.counters.sleeps += 1;
+        self.net.turns.sleeps += 1;
         let count = self.net.epoll.wait(events, timeout_ms);
         self.mailbox().waker().cancel_sleep();
         count
@@ -166,8 +179,14 @@ impl<A: Host> Shard<A> {
             Accepting::After(instant) => Some(instant),
             Accepting::Yes | Accepting::Paused => None,
         };
-        let all =
-            [self.app.poll_timeout(), self.net.lingering.poll_timeout(), accept, self.stop_at];
+        let streams = self.net.streams.as_ref().and_then(|streams| streams.poll_timeout());
+        let all = [
+            self.app.poll_timeout(),
+            self.net.lingering.poll_timeout(),
+            streams,
+            accept,
+            self.stop_at,
+        ];
         all.into_iter().flatten().min()
     }
 
@@ -178,12 +197,18 @@ impl<A: Host> Shard<A> {
             self.net.accepting = Accepting::Yes;
         }
         self.arm_listeners();
+        if self.net.streams.is_some() {
+            streams::handle_timeout(&mut self.app, &mut self.net);
+        }
         if self.app.poll_timeout().is_some_and(|deadline| deadline <= now) {
             self.app.handle_timeout(now, &mut self.net);
         }
         if self.stop_at.is_some_and(|stop_at| stop_at <= now) {
             for index in 0..self.conn_count() {
                 self.finish(index, CloseCause::Shell);
+            }
+            if self.net.streams.is_some() {
+                streams::cut(&mut self.app, &mut self.net);
             }
         }
     }
@@ -196,12 +221,12 @@ impl<A: Host> Shard<A> {
                 self.net.lingering.handle_ready(serial, &mut self.read_buffer)
             }
             // To be awake is all it is for.
-            Token::Wake => {}
+            Token::Wake | Token::Queue => {}
         }
     }
 
     fn handle_socket_event(&mut self, index: u32, events: u32) {
-        let conn = &mut self.net.conns[index as usize];
+        let conn = self.net.sockets.place(index);
         if conn.stream.is_none() {
             // Closed earlier in this turn.
             return;
@@ -212,15 +237,15 @@ impl<A: Host> Shard<A> {
         if events & (sys::READABLE | sys::FAILED | sys::PEER_ENDED) != 0 {
             conn.flags |= Flags::READABLE;
             if conn.is_reading() {
-                self.net.make_ready(index);
+                self.net.sockets.make_ready(index);
             }
         }
-        let conn = &mut self.net.conns[index as usize];
+        let conn = self.net.sockets.place(index);
         if conn.flags.any(Flags::CLOSING) && events & sys::FAILED != 0 {
             // Nothing is read any more that would tell.
-            self.net.mark_broken(index);
+            self.net.sockets.mark_broken(index);
         } else if events & sys::WRITABLE != 0 && conn.flags.take(Flags::BLOCKED) {
-            self.net.write_out(index);
+            self.net.sockets.write_out(index);
         }
     }
 
@@ -258,53 +283,61 @@ impl<A: Host> Shard<A> {
         self.listeners.clear();
         let stop_at = self.net.now + grace;
         self.stop_at = Some(self.stop_at.map_or(stop_at, |earlier| earlier.min(stop_at)));
+        if self.net.streams.is_some() {
+            streams::stop(&mut self.app, &mut self.net);
+        }
         for index in 0..self.conn_count() {
-            if self.net.conns[index as usize].stream.is_none() {
+            if self.net.sockets.place(index).stream.is_none() {
                 continue;
             }
-            if self.net.write_out(index) == 0 {
+            if self.net.sockets.write_out(index) == 0 {
                 self.finish(index, CloseCause::Shell);
-            } else if self.net.conns[index as usize].flags.set_new(Flags::CLOSING) {
-                self.net.conns[index as usize].flags |= Flags::RETIRED;
+            } else if self.net.sockets.place(index).flags.set_new(Flags::CLOSING) {
+                self.net.sockets.place(index).flags |= Flags::RETIRED;
             }
         }
     }
 
     fn conn_count(&self) -> u32 {
-        u32::try_from(self.net.conns.len()).expect("indexes are u32")
+        self.net.sockets.len()
     }
 
     /// Writes what the app queued and tells it what came of that, which may make it queue more.
     fn settle(&mut self) {
         for _ in 0..SETTLE_ROUNDS {
             self.net.write_dirty();
-            if self.net.signals.is_empty() {
+            let mut said = self.handle_signals();
+            if self.net.streams.is_some() {
+                said |= streams::handle_signals(&mut self.app, &mut self.net);
+            }
+            if !said {
                 return;
             }
-            let mut signals =
-                core::mem::replace(&mut self.net.signals, core::mem::take(&mut self.spare_list));
-            for index in signals.drain(..) {
-                self.handle_signal(index);
-            }
-            self.spare_list = signals;
         }
         self.net.write_dirty();
     }
 
+    /// Tells the app what came of its output; whether there was anything to tell.
+    fn handle_signals(&mut self) -> bool {
+        if self.net.sockets.signals.is_empty() {
+            return false;
+        }
+        let spare = core::mem::take(&mut self.spare_list);
+        let mut signals = core::mem::replace(&mut self.net.sockets.signals, spare);
+        for index in signals.drain(..) {
+            self.handle_signal(index);
+        }
+        self.spare_list = signals;
+        true
+    }
+
     fn handle_signal(&mut self, index: u32) {
-        let conn = &mut self.net.conns[index as usize];
+        let conn = self.net.sockets.place(index);
         if conn.stream.is_none() {
             return;
         }
-        if conn.flags.any(Flags::FINISHED) {
-            let cause = if conn.flags.any(Flags::RETIRED) {
-                CloseCause::Shell
-            } else {
-                CloseCause::Flushed
-            };
+        if let Some(cause) = conn.end_of_output() {
             self.finish(index, cause);
-        } else if conn.flags.any(Flags::BROKEN) {
-            self.finish(index, CloseCause::Reset);
         } else if conn.flags.take(Flags::DRAINED) && !conn.flags.any(Flags::CLOSING) {
             self.app.handle_drained(self.net.now, ConnId(index), &mut self.net);
         }
@@ -313,19 +346,19 @@ impl<A: Host> Shard<A> {
     /// Ends a connection, if it has not ended, and tells the app.
     fn finish(&mut self, index: u32, cause: CloseCause) {
         let conn = ConnId(index);
-        if self.net.conns[index as usize].stream.is_none() {
+        if self.net.sockets.place(index).stream.is_none() {
             return;
         }
         let is_gentle = match cause {
             CloseCause::Flushed => true,
-            CloseCause::Shell => self.net.queued(conn) == 0,
+            CloseCause::Shell => self.net.sockets.queued(index) == 0,
             CloseCause::Peer => {
                 // The peer may still read what is queued for it.
-                self.net.write_out(index);
+                self.net.sockets.write_out(index);
                 false
             }
             CloseCause::Reset => {
-                self.net.counters.closed_reset += 1;
+                self.net.sockets.counters.closed_reset += 1;
                 false
             }
         };
@@ -334,16 +367,16 @@ impl<A: Host> Shard<A> {
             self.app.handle_closed(self.net.now, conn, cause, &[], &mut self.net);
             return;
         }
-        let keep = self.net.conns[index as usize].keep();
+        let keep = self.net.sockets.place(index).keep();
         let Some((stream, out)) = self.net.remove(index) else { return };
         drop(stream);
         let Some(id) = out else {
             self.app.handle_closed(self.net.now, conn, cause, &[], &mut self.net);
             return;
         };
-        let mut queue = core::mem::take(&mut self.net.buffers[id]);
+        let mut queue = core::mem::take(&mut self.net.sockets.buffers[id]);
         self.app.handle_closed(self.net.now, conn, cause, queue.unsent(keep), &mut self.net);
-        self.net.buffers[id] = queue;
-        self.net.buffers.give(id);
+        self.net.sockets.buffers[id] = queue;
+        self.net.sockets.buffers.give(id);
     }
 }

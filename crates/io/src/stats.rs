@@ -1,5 +1,6 @@
 //! What a shard counts.
 
+use core::ops::AddAssign;
 use core::time::Duration;
 
 use tengate_base::ShardId;
@@ -25,23 +26,25 @@ pub struct ShardStats {
     pub handed_off: u64,
     /// Connections closed because the app left too many bytes unconsumed.
     pub closed_stash_full: u64,
+    /// Connections closed because they wanted memory when the pool of streams had none left.
+    pub closed_pool_full: u64,
     /// Connections that failed (reset, timed out).
     pub closed_reset: u64,
-    /// Bytes read from sockets.
+    /// Bytes read from connections.
     pub bytes_read: u64,
-    /// Bytes written to sockets.
+    /// Bytes written to connections.
     pub bytes_written: u64,
-    /// Calls of read(2) and its like.
+    /// Calls of read(2) and its like, and pieces of streams received.
     pub reads: u64,
-    /// Calls of write(2) and its like.
+    /// Calls of write(2) and its like, and pieces of streams sent.
     pub writes: u64,
-    /// Writes the kernel did not take whole.
+    /// Writes the kernel or the stack did not take whole.
     pub writes_blocked: u64,
     /// Turns of the reactor.
     pub turns: u64,
     /// Turns that began with a sleep.
     pub sleeps: u64,
-    /// Time spent in turns, not asleep and not yielding. Its share of `wall` is how busy the shard is.
+    /// Time spent in turns, not asleep and not yielding; where shards poll, in turns that found something. Its share of `wall` is how busy the shard is.
     pub busy: Duration,
     /// Time since the shard's start.
     pub wall: Duration,
@@ -63,21 +66,51 @@ pub struct ShardStats {
     pub mesh_staged_bytes: usize,
 }
 
-/// The counters a shard keeps itself; the rest of [`ShardStats`] is computed when asked for.
+/// What is counted of connections of one kind.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) accepted: u64,
     pub(crate) refused_full: u64,
-    pub(crate) refused_unwatched: u64,
-    pub(crate) accept_deferred: u64,
-    pub(crate) handed_off: u64,
     pub(crate) closed_stash_full: u64,
+    pub(crate) closed_pool_full: u64,
     pub(crate) closed_reset: u64,
     pub(crate) bytes_read: u64,
     pub(crate) bytes_written: u64,
     pub(crate) reads: u64,
     pub(crate) writes: u64,
     pub(crate) writes_blocked: u64,
+}
+
+impl Counters {
+    /// `taken` of `len` bytes were written.
+    pub(crate) fn note_write(&mut self, taken: usize, len: usize) {
+        self.writes += 1;
+        self.bytes_written += taken as u64;
+        self.writes_blocked += u64::from(taken < len);
+    }
+}
+
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.accepted += other.accepted;
+        self.refused_full += other.refused_full;
+        self.closed_stash_full += other.closed_stash_full;
+        self.closed_pool_full += other.closed_pool_full;
+        self.closed_reset += other.closed_reset;
+        self.bytes_read += other.bytes_read;
+        self.bytes_written += other.bytes_written;
+        self.reads += other.reads;
+        self.writes += other.writes;
+        self.writes_blocked += other.writes_blocked;
+    }
+}
+
+/// What is counted of the shard itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Turns {
+    pub(crate) refused_unwatched: u64,
+    pub(crate) accept_deferred: u64,
+    pub(crate) handed_off: u64,
     pub(crate) turns: u64,
     pub(crate) sleeps: u64,
     pub(crate) busy: Duration,

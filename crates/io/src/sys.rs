@@ -2,6 +2,7 @@
 //! `af_xdp/sys.rs` and `dpdk/sys.rs` the only `unsafe` code of the project.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use core::time::Duration;
 use std::fs::File;
 use std::io;
 use std::net::{TcpListener, TcpStream};
@@ -56,6 +57,29 @@ impl Epoll {
             libc::epoll_ctl(self.0.as_raw_fd(), operation, fd.as_raw_fd(), &raw mut event)
         })?;
         Ok(())
+    }
+
+    /// As [`Epoll::wait`], with a limit finer than milliseconds.
+    pub(crate) fn wait_for(&self, events: &mut [Event], timeout: Duration) -> io::Result<usize> {
+        let nanos = i64::from(timeout.subsec_nanos());
+        let seconds = timeout.as_secs().try_into().unwrap_or(i64::MAX);
+        let timeout = libc::timespec { tv_sec: seconds, tv_nsec: nanos };
+        let room = i32::try_from(events.len()).unwrap_or(i32::MAX);
+        // SAFETY: `events` is writable for `room` elements, and every bit pattern is a valid epoll_event; `timeout` is readable
+        // for the call; no signal mask is given.
+        match check(unsafe {
+            libc::epoll_pwait2(
+                self.0.as_raw_fd(),
+                events.as_mut_ptr(),
+                room,
+                &raw const timeout,
+                core::ptr::null(),
+            )
+        }) {
+            Ok(count) => Ok(count.unsigned_abs() as usize),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     /// Waits at most `timeout_ms` (-1: for ever) and fills the front of `events`; returns how many. A signal ends the wait early.

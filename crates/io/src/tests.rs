@@ -160,7 +160,7 @@ impl Shards {
         let addr = listener.local_addr();
         let (sender, events) = channel();
         let make_app = move |shard| Lines { shard, events: sender.clone(), wake_at: None };
-        let running = run(config, vec![listener], make_app).unwrap();
+        let running = run(config, vec![listener], None, make_app).unwrap();
         Self { running, events, addr }
     }
 

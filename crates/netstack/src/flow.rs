@@ -74,6 +74,11 @@ impl Flows {
         self.table.len()
     }
 
+    /// Indexes are below this.
+    pub(crate) fn index_count(&self) -> u32 {
+        u32::try_from(self.slots.len()).expect("conns_max is below 2^30")
+    }
+
     /// The index of a connection.
     pub(crate) fn find(&self, key: &FlowKey) -> Option<u32> {
         self.table.find(key.hash(&self.hasher), |index| self.slots[index as usize].key == *key)

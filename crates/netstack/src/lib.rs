@@ -55,7 +55,7 @@ mod tests;
 
 pub use config::{Address, Checksums, Config, ConfigError, CongestionControl, Keepalive, Secret};
 pub use event::{Cause, Device, DeviceFull, Event};
-pub use stack::{ConnectError, Stack};
+pub use stack::{ConnectError, Gauges, Stack};
 pub use stats::Stats;
 pub use steer::flow_hash;
 pub use wire::ethernet::MacAddr;

@@ -53,20 +53,29 @@ pub(crate) struct ChunkPool {
     allocated: usize,
     /// Bytes of chunks in use, and bytes that the application holds.
     used: usize,
+    /// Bytes that the shell keeps for connections, which count as used.
+    outside: usize,
     limit: usize,
 }
 
 impl ChunkPool {
     /// An empty pool of at most `limit` bytes.
     pub(crate) const fn new(limit: usize) -> Self {
-        Self { spare: Vec::new(), spare_small: Vec::new(), allocated: 0, used: 0, limit }
+        Self {
+            spare: Vec::new(),
+            spare_small: Vec::new(),
+            allocated: 0,
+            used: 0,
+            outside: 0,
+            limit,
+        }
     }
 
     /// A chunk for `len` bytes or, when there are more, for the first of them. `None` when the pool is exhausted.
     pub(crate) fn take(&mut self, len: usize) -> Option<Chunk> {
         let is_small = len <= usize::from(SMALL_CHUNK_LEN);
         let size = usize::from(if is_small { SMALL_CHUNK_LEN } else { CHUNK_LEN });
-        if self.used + size > self.limit {
+        if self.used() + size > self.limit {
             return None;
         }
         let (spare, others) = if is_small {
@@ -107,12 +116,27 @@ impl ChunkPool {
 
     /// Bytes in use.
     pub(crate) const fn used(&self) -> usize {
-        self.used
+        self.used + self.outside
+    }
+
+    /// Bytes that may be in use.
+    pub(crate) const fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The shell keeps so many bytes for connections. They are counted even beyond the limit: they exist already.
+    pub(crate) const fn set_outside(&mut self, bytes: usize) {
+        self.outside = bytes;
+    }
+
+    /// Whether there is nothing left for most of those who ask.
+    pub(crate) const fn is_exhausted(&self) -> bool {
+        self.used() > self.limit - self.limit / 64
     }
 
     /// Whether so little is left that what exists needs it: one sixteenth.
     pub(crate) const fn is_nearly_empty(&self) -> bool {
-        self.used > self.limit - self.limit / 16
+        self.used() > self.limit - self.limit / 16
     }
 }
 

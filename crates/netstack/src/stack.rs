@@ -3,6 +3,7 @@
 mod ingress;
 mod passive;
 mod active;
+mod observe;
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -23,6 +24,7 @@ use crate::tcp::tcb::{Fate, NEVER, State};
 use crate::tcp::time_wait::TimeWait;
 
 pub use active::ConnectError;
+pub use observe::Gauges;
 
 /// One shard's TCP/IP stack. See the [crate's documentation](crate) for the order of a turn.
 #[derive(Debug)]
@@ -41,6 +43,8 @@ pub struct Stack {
     cookie_sent_at: Option<Instant>,
     /// What the next ephemeral port is counted from.
     next_port: u16,
+    /// SYNs are dropped for now.
+    listening_paused: bool,
 }
 
 /// A port that peers may connect to.
@@ -74,6 +78,7 @@ impl Stack {
             backlog_len: 0,
             cookie_sent_at: None,
             next_port: 0,
+            listening_paused: false,
             shared,
         })
     }

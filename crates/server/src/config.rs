@@ -23,7 +23,9 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 pub(crate) use check::{check, secret_of, secrets_agree};
-pub(crate) use data_path::{AfXdp, DataPath, Dpdk, Netstack, PathName};
+pub(crate) use data_path::{
+    AfXdp, Congestion, DataPath, Dpdk, Netstack, PageKind, PathName, Steering, XdpMode, ZeroCopy,
+};
 pub(crate) use load::{Inputs, Loaded, Override, load};
 pub(crate) use reload::{changes, with_live_keys};
 pub(crate) use source::{Finding, Severity};

@@ -6,7 +6,8 @@ mod register_link;
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, anyhow};
 use tengate_io::{Clock, ShardHandle};
@@ -420,7 +421,17 @@ impl Shared {
             memory_at_start_bytes: self.memory_at_start_bytes,
             registers: self.registers.iter().map(link).collect(),
             shards: self.shards().await,
+            device: self.device_counts(),
         }
+    }
+
+    /// What the device of a data path past the kernel counted.
+    fn device_counts(&self) -> BTreeMap<String, u64> {
+        let devices = self.services.iter().filter_map(|service| service.device.as_ref());
+        let counts = |device: &Mutex<roles::Device>| {
+            device.lock().unwrap_or_else(PoisonError::into_inner).counts()
+        };
+        devices.flat_map(counts).map(|(name, count)| (name.to_owned(), count)).collect()
     }
 
     async fn connections(&self) -> Connections {

@@ -1,10 +1,12 @@
 //! What each role runs: services made from the configuration, and the control thread around them.
 
+mod data_path;
 mod dispatcher;
 mod gateway;
 mod register;
 mod start;
 
+use std::sync::Mutex;
 use std::thread;
 
 use anyhow::{Context, anyhow};
@@ -20,6 +22,7 @@ use crate::control::{self, Control};
 use crate::log::Level;
 use crate::shard::Command;
 
+pub(crate) use data_path::Device;
 pub(crate) use dispatcher::settings as dispatcher_settings;
 pub(crate) use gateway::settings as gateway_settings;
 pub(crate) use start::DemoWorker;
@@ -50,6 +53,8 @@ pub(crate) struct Service {
     pub(crate) cores: Vec<usize>,
     /// By shard number.
     pub(crate) handles: Vec<ShardHandle<Command>>,
+    /// What its shards' queues belong to, on a data path past the kernel.
+    pub(crate) device: Option<Mutex<Device>>,
 }
 
 /// Shards that have ended, by the name of their service.
@@ -147,7 +152,7 @@ impl Service {
             .name(format!("{name}-exits"))
             .spawn(wait)
             .context("cannot start a thread")?;
-        Ok(Self { name, listening, cores, handles })
+        Ok(Self { name, listening, cores, handles, device: None })
     }
 }
 

@@ -1,10 +1,11 @@
 //! Cores as applications of the kernel shell, and what the control thread says to them.
 
 use core::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tengate_base::{App, CloseCause, ConnId, Instant, Opened, ShardId, Sink};
-use tengate_io::{ConnSnapshot, Host, Net};
+use tengate_io::{ConnSnapshot, Host, Net, StackStats};
 use tengate_proto::dispatcher::{self, Dispatcher, Notice};
 use tengate_proto::gateway::{self, Described, Gateway, ProcIdError};
 use tengate_proto::register::Register;
@@ -422,6 +423,7 @@ fn net_status(net: &Net) -> Shard {
         ("refused_full", stats.refused_full),
         ("refused_unwatched", stats.refused_unwatched),
         ("input_too_long", stats.closed_stash_full),
+        ("memory_full_closed", stats.closed_pool_full),
         ("shard_ended_bytes", stats.mesh_bytes_dropped),
     ];
     let counters = [
@@ -453,8 +455,39 @@ fn net_status(net: &Net) -> Shard {
         bytes_written: stats.bytes_written,
         drops: named(drops).collect(),
         counters: named(counters).collect(),
+        stack: net.stack_stats().map(|stats| stack_status(&stats)).unwrap_or_default(),
         ..Shard::default()
     }
+}
+
+/// Everything that is counted past the kernel, under one name each.
+fn stack_status(stats: &StackStats) -> BTreeMap<String, u64> {
+    let (gauges, queue) = (&stats.gauges, &stats.queue);
+    let others = [
+        ("conns", gauges.conns),
+        ("conns_max", gauges.conns_max),
+        ("syn_backlog", gauges.syn_backlog),
+        ("syn_backlog_max", gauges.syn_backlog_max),
+        ("time_wait", gauges.time_wait),
+        ("time_wait_max", gauges.time_wait_max),
+        ("pool_used_bytes", gauges.pool_used_bytes),
+        ("pool_bytes_max", gauges.pool_bytes_max),
+        ("queue_received", queue.received),
+        ("queue_sent", queue.sent),
+        ("queue_dropped_multi_segment", queue.dropped_multi_segment),
+        ("queue_receives_without_buffer", queue.receives_without_buffer),
+        ("queue_refused_full", queue.refused_full),
+        ("queue_refused_no_buffer", queue.refused_no_buffer),
+        ("queue_refused_length", queue.refused_length),
+        ("queue_flushes_partial", queue.flushes_partial),
+        ("queue_kicks", queue.kicks),
+        ("queue_kicks_failed", queue.kicks_failed),
+        ("queue_buffers_available", queue.buffers_available),
+        ("steered", queue.steered),
+        ("drop_steered", queue.dropped_steered),
+    ];
+    let counted = stats.stack.named().map(|(name, count)| (name.to_owned(), count));
+    counted.chain(named(others)).collect()
 }
 
 /// A worker's key, which is whatever bytes the worker sent.

@@ -40,7 +40,7 @@ impl<A: Host> Shard<A> {
                     ) => {}
                 // Out of descriptors or memory: the backlog keeps the rest until some are free. Asking again at once would spin.
                 Err(_) => {
-                    self.net.counters.accept_deferred += 1;
+                    self.net.turns.accept_deferred += 1;
                     self.net.accepting = Accepting::After(self.net.now + ACCEPT_RETRY);
                     return;
                 }
@@ -54,7 +54,7 @@ impl<A: Host> Shard<A> {
             return self.adopt(accepted);
         }
         match self.mailboxes[shard].post(Mail::Adopt(accepted)) {
-            Ok(()) => self.net.counters.handed_off += 1,
+            Ok(()) => self.net.turns.handed_off += 1,
             Err(Mail::Adopt(accepted)) => self.adopt(accepted),
             Err(Mail::Command(_) | Mail::Stop { .. }) => {}
         }
@@ -62,7 +62,7 @@ impl<A: Host> Shard<A> {
 
     pub(super) fn adopt(&mut self, accepted: Accepted) {
         if self.stop_at.is_some() {
-            self.net.counters.refused_full += 1;
+            self.net.sockets.counters.refused_full += 1;
             return;
         }
         let Accepted { door, peer, local_port, .. } = accepted;

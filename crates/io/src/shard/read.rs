@@ -14,12 +14,12 @@ impl<A: Host> Shard<A> {
     /// Reads every connection that has something, once around.
     pub(super) fn handle_ready(&mut self) {
         let mut ready =
-            core::mem::replace(&mut self.net.ready, core::mem::take(&mut self.spare_list));
+            core::mem::replace(&mut self.net.sockets.ready, core::mem::take(&mut self.spare_list));
         for index in ready.drain(..) {
             if self.net.mesh.is_congested() {
                 // Stays marked as ready.
-                self.net.ready.push(index);
-            } else if self.net.conns[index as usize].flags.take(Flags::READY) {
+                self.net.sockets.ready.push(index);
+            } else if self.net.sockets.place(index).flags.take(Flags::READY) {
                 self.read_turn(index);
             }
         }
@@ -28,7 +28,7 @@ impl<A: Host> Shard<A> {
 
     /// Shows kept input again when asked to, then reads within the budget of a turn.
     fn read_turn(&mut self, index: u32) {
-        let conn = &mut self.net.conns[index as usize];
+        let conn = self.net.sockets.place(index);
         if !conn.is_reading() {
             return;
         }
@@ -36,7 +36,7 @@ impl<A: Host> Shard<A> {
             self.show_stash(index);
         }
         for _ in 0..READS_PER_TURN {
-            let conn = &self.net.conns[index as usize];
+            let conn = self.net.sockets.place(index);
             if !conn.is_reading() || !conn.flags.any(Flags::READABLE) {
                 return;
             }
@@ -53,15 +53,15 @@ impl<A: Host> Shard<A> {
                 return;
             }
         }
-        let conn = &self.net.conns[index as usize];
+        let conn = self.net.sockets.place(index);
         if conn.is_reading() && conn.flags.any(Flags::READABLE) {
-            self.net.make_ready(index);
+            self.net.sockets.make_ready(index);
         }
     }
 
     /// Reads into the shared buffer, shows it, keeps what is not consumed.
     fn read_and_show(&mut self, index: u32) -> Result<(), CloseCause> {
-        let Some(stream) = &self.net.conns[index as usize].stream else { return Ok(()) };
+        let Some(stream) = &self.net.sockets.place(index).stream else { return Ok(()) };
         let result = sys::read(stream, &mut self.read_buffer);
         let count = self.note_read(index, result, READ_BYTES)?;
         if count == 0 {
@@ -70,22 +70,22 @@ impl<A: Host> Shard<A> {
         let bytes = &mut self.read_buffer[..count];
         let consumed =
             self.app.handle_bytes(self.net.now, ConnId(index), bytes, &mut self.net).min(count);
-        let conn = &mut self.net.conns[index as usize];
+        let (conn, buffers) = self.net.sockets.place_and_buffers(index);
         if consumed < count && conn.stream.is_some() && !conn.flags.any(Flags::CLOSING) {
-            let id = self.net.buffers.take();
+            let id = buffers.take();
             conn.stash = Some(id);
-            self.net.buffers[id].bytes.extend_from_slice(&self.read_buffer[consumed..count]);
+            buffers[id].bytes.extend_from_slice(&self.read_buffer[consumed..count]);
         }
         Ok(())
     }
 
     /// Appends to what is kept, and shows all of it.
     fn read_to_stash(&mut self, index: u32) -> Result<(), CloseCause> {
-        let conn = &mut self.net.conns[index as usize];
+        let (conn, buffers) = self.net.sockets.place_and_buffers(index);
         let (Some(stream), Some(id)) = (&conn.stream, conn.stash) else { return Ok(()) };
-        let bytes = &mut self.net.buffers[id].bytes;
+        let bytes = &mut buffers[id].bytes;
         if bytes.len() >= STASH_BYTES_MAX {
-            self.net.counters.closed_stash_full += 1;
+            self.net.sockets.counters.closed_stash_full += 1;
             return Err(CloseCause::Shell);
         }
         // In step with what is there: the start of a message costs little, a long one takes few reads.
@@ -104,19 +104,19 @@ impl<A: Host> Shard<A> {
     /// Shows what is kept.
     fn show_stash(&mut self, index: u32) {
         // Out of the table during the call, in which the app may close the connection.
-        let Some(id) = self.net.conns[index as usize].stash.take() else { return };
-        let mut queue = core::mem::take(&mut self.net.buffers[id]);
+        let Some(id) = self.net.sockets.place(index).stash.take() else { return };
+        let mut queue = core::mem::take(&mut self.net.sockets.buffers[id]);
         let bytes = queue.pending_mut();
         let len = bytes.len();
         let consumed =
             self.app.handle_bytes(self.net.now, ConnId(index), bytes, &mut self.net).min(len);
         queue.advance(consumed, Keep::Rest);
-        self.net.buffers[id] = queue;
-        let conn = &mut self.net.conns[index as usize];
+        self.net.sockets.buffers[id] = queue;
+        let conn = self.net.sockets.place(index);
         if consumed < len && conn.stream.is_some() && !conn.flags.any(Flags::CLOSING) {
             conn.stash = Some(id);
         } else {
-            self.net.buffers.give(id);
+            self.net.sockets.buffers.give(id);
         }
     }
 
@@ -127,17 +127,17 @@ impl<A: Host> Shard<A> {
         result: io::Result<usize>,
         room: usize,
     ) -> Result<usize, CloseCause> {
-        let conn = &mut self.net.conns[index as usize];
-        self.net.counters.reads += 1;
+        self.net.sockets.counters.reads += 1;
+        let conn = self.net.sockets.place(index);
         match result {
             Ok(0) => Err(CloseCause::Peer),
             Ok(count) => {
                 conn.bytes_read += count as u64;
-                self.net.counters.bytes_read += count as u64;
                 // A short read empties a stream socket (epoll(7)), unless its end is still to be seen.
                 if count < room && !conn.flags.any(Flags::HANGUP) {
                     conn.flags.clear(Flags::READABLE);
                 }
+                self.net.sockets.counters.bytes_read += count as u64;
                 Ok(count)
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(0),

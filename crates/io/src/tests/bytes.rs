@@ -176,7 +176,7 @@ fn accepted_sockets_do_not_delay_small_writes() {
     let shards = Shards::start(1);
     let (_client, conn) = shards.connect();
     let is_nodelay = shards.on(0, move |_, net| {
-        let stream = net.conns[conn.0 as usize].stream.as_ref().unwrap();
+        let stream = net.sockets.place(conn.0).stream.as_ref().unwrap();
         stream.nodelay().unwrap()
     });
     assert!(is_nodelay);

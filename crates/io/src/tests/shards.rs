@@ -283,7 +283,7 @@ fn start_errors_name_what_is_wrong() {
     let start = |config: &Config, bound_for| {
         let (sender, _events) = channel();
         let make_app = move |shard| Lines { shard, events: sender.clone(), wake_at: None };
-        run(config, listeners(bound_for), make_app).map(drop).unwrap_err().to_string()
+        run(config, listeners(bound_for), None, make_app).map(drop).unwrap_err().to_string()
     };
     let config = Config { pinning: Pinning::Off, ..Config::for_shards(2) };
     assert_eq!(

@@ -93,6 +93,10 @@ impl Stack {
 
     /// Whether one more connection may begin. What there is comes first.
     fn has_room(&mut self) -> bool {
+        if self.listening_paused {
+            self.shared.stats.drop_syn_paused += 1;
+            return false;
+        }
         if self.flows.len() >= self.shared.config.conns_max as usize {
             self.shared.stats.drop_syn_conns_full += 1;
             return false;

@@ -29,6 +29,8 @@ pub(crate) struct Process {
     pub(crate) memory_at_start_bytes: u64,
     pub(crate) registers: Vec<RegisterLink>,
     pub(crate) shards: Vec<Shard>,
+    /// What the gateway's device counted, on a data path past the kernel.
+    pub(crate) device: BTreeMap<String, u64>,
 }
 
 /// A register that a service announces itself to.
@@ -73,6 +75,8 @@ pub(crate) struct Shard {
     pub(crate) drops: BTreeMap<String, u64>,
     /// Everything else that is counted.
     pub(crate) counters: BTreeMap<String, u64>,
+    /// What the shard's own TCP/IP stack and its queue of frames count and have, on a data path past the kernel.
+    pub(crate) stack: BTreeMap<String, u64>,
     /// Clients bound to each worker by this shard.
     pub(crate) workers: BTreeMap<String, u32>,
     /// A dispatcher's gateways.

@@ -157,6 +157,7 @@ fn tengate_status(processes: &[Process], before: &Samples, out: &mut String) {
         }
     }
     for process in processes {
+        stacks(process, out);
         for link in &process.registers {
             let state = if link.connected { "connected" } else { "not connected" };
             let _ = writeln!(out, "{}\tregister {} {state}", process.pid, link.address);
@@ -165,6 +166,53 @@ fn tengate_status(processes: &[Process], before: &Samples, out: &mut String) {
             links(process.pid, shard, out);
         }
     }
+}
+
+/// The pools of shards past the kernel, and what was dropped there.
+fn stacks(process: &Process, out: &mut String) {
+    let mut shards = process.shards.iter().filter(|shard| !shard.stack.is_empty()).peekable();
+    if shards.peek().is_none() {
+        return;
+    }
+    let _ = writeln!(
+        out,
+        "pid\tstack connections        opening         time-wait          pool              frames in    frames out   lost below TCP"
+    );
+    for shard in shards {
+        let count = |name: &str| shard.stack.get(name).copied().unwrap_or(0);
+        let of = |name: &str| format!("{}/{}", count(name), count(&format!("{name}_max")));
+        let pool = [count("pool_used_bytes"), count("pool_bytes_max")].map(bytes).join("/");
+        let lost = shard.stack.iter().filter(|(name, count)| is_loss(name) && **count > 0);
+        let lost: Vec<String> = lost.map(|(name, count)| format!("{name}={count}")).collect();
+        let _ = writeln!(
+            out,
+            "{}\t{:<5} {:<18} {:<15} {:<18} {pool:<17} {:<12} {:<12} {}",
+            process.pid,
+            shard.shard,
+            of("conns"),
+            of("syn_backlog"),
+            of("time_wait"),
+            count("queue_received"),
+            count("queue_sent"),
+            if lost.is_empty() { "-".to_owned() } else { lost.join(" ") }
+        );
+    }
+    let device: Vec<String> = process
+        .device
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(name, count)| format!("{name}={count}"))
+        .collect();
+    let _ = writeln!(out, "{}\tdevice {}", process.pid, device.join(" "));
+}
+
+/// Whether a counter is of frames that were lost for want of room or because they were damaged; the others are what any
+/// network brings.
+fn is_loss(name: &str) -> bool {
+    name.starts_with("queue_dropped")
+        || name.starts_with("drop_syn")
+        || ["drop_steered", "drop_device_full", "drop_tcp_checksum", "send_refused_pool_full"]
+            .contains(&name)
 }
 
 /// Whom a shard of dispatched mode is linked to.
@@ -323,6 +371,7 @@ mod tests {
             memory_at_start_bytes: 2 << 20,
             registers: Vec::new(),
             shards: vec![shard],
+            device: BTreeMap::new(),
         }
     }
 

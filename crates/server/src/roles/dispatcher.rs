@@ -31,7 +31,7 @@ pub(super) fn start(
     let spec = ListenSpec { addr: address, backlog: BACKLOG, sharing: Sharing::ByHost };
     let listener = bind(&spec, 1)?;
     let shell = tengate_io::Config { pinning: Pinning::Off, ..tengate_io::Config::for_shards(1) };
-    let running = tengate_io::run(&shell, vec![listener], move |_| {
+    let running = tengate_io::run(&shell, vec![listener], None, move |_| {
         // The shell's clock starts with the shard, so that this is its origin. Gateways are the second door.
         let core = wanted::Dispatcher::new(Arc::clone(&settings), Instant::ZERO);
         Hosted::new(core, vec!["GatewayProtocol", "GatewayProtocol"])

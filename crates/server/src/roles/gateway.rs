@@ -1,7 +1,7 @@
 //! The gateway role: the configuration in the core's words, and one shard a core.
 
 use core::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{anyhow, bail};
 use tengate_base::Instant;
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use toml::Spanned;
 use tracing::info;
 
-use super::Service;
+use super::{Service, data_path};
 use crate::cli::usable_cores;
 use crate::config::{self, Client, Config, Frames, Gateway, PinCores, Protocol, Size, secret_of};
 use crate::shard::Hosted;
@@ -28,7 +28,9 @@ pub(super) fn start(
 ) -> anyhow::Result<Service> {
     let (shard_count, cores) = layout(&config.gateway);
     let settings = Arc::new(settings(config)?);
-    let listeners = open(config, shard_count)?;
+    let past_kernel = data_path::open(config, shard_count, &cores, &client_ports(config)?)?;
+    let (bypass, device) = past_kernel.unzip();
+    let listeners = open(config, shard_count, bypass.is_some())?;
     let clients = config.gateway.client.get_ref().iter().map(Spanned::get_ref);
     let listening = clients
         .clone()
@@ -40,9 +42,13 @@ pub(super) fn start(
         let core = wanted::Gateway::new(Arc::clone(&settings), shard, Instant::ZERO);
         Hosted::new(core, protocols.clone())
     };
-    let running = tengate_io::run(&shell(&config.gateway, shard_count, &cores), listeners, make)?;
+    let shell = shell(&config.gateway, shard_count, &cores);
+    let running = tengate_io::run(&shell, listeners, bypass, make)?;
     info!(shards = shard_count, cores = ?cores, "shards run");
-    Service::new(super::GATEWAY, listening.unwrap_or_default(), cores, running, exits)
+    let mut service =
+        Service::new(super::GATEWAY, listening.unwrap_or_default(), cores, running, exits)?;
+    service.device = device.map(Mutex::new);
+    Ok(service)
 }
 
 /// The shards' settings, as the kernel shell takes them.
@@ -62,13 +68,25 @@ fn shell(gateway: &Gateway, shard_count: u16, cores: &[usize]) -> tengate_io::Co
     shell
 }
 
-/// Opens the client listeners in the order of their doors, then the inner one.
-fn open(config: &Config, shard_count: u16) -> anyhow::Result<Vec<tengate_io::Listener>> {
+/// Ports of the client listeners, in the order of their doors.
+fn client_ports(config: &Config) -> anyhow::Result<Vec<u16>> {
+    let clients = config.gateway.client.get_ref().iter();
+    clients.map(|client| Ok(address(client.get_ref())?.port())).collect()
+}
+
+/// Opens the client listeners in the order of their doors, unless clients come past the kernel, then the inner one.
+fn open(
+    config: &Config,
+    shard_count: u16,
+    is_bypassed: bool,
+) -> anyhow::Result<Vec<tengate_io::Listener>> {
     let mut listeners = Vec::new();
     for client in config.gateway.client.get_ref() {
         let addr = address(client.get_ref())?;
-        let spec = ListenSpec { addr, backlog: BACKLOG, sharing: Sharing::PerShard };
-        listeners.push(bind(&spec, shard_count)?);
+        if !is_bypassed {
+            let spec = ListenSpec { addr, backlog: BACKLOG, sharing: Sharing::PerShard };
+            listeners.push(bind(&spec, shard_count)?);
+        }
         let protocol = client.get_ref().protocol.name();
         info!(protocol, address = %addr, "the gateway listens for clients");
     }

@@ -34,7 +34,7 @@ pub(super) fn start(
     let listener =
         bind(&ListenSpec { addr: address, backlog: BACKLOG, sharing: Sharing::ByHost }, 1)?;
     let shell = tengate_io::Config { pinning: Pinning::Off, ..tengate_io::Config::for_shards(1) };
-    let running = tengate_io::run(&shell, vec![listener], move |_| {
+    let running = tengate_io::run(&shell, vec![listener], None, move |_| {
         // The shell's clock starts with the shards, so that this is its origin.
         Hosted::new(Register::new(settings.clone(), Instant::ZERO), vec!["Text"])
     })?;

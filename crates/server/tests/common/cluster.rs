@@ -110,6 +110,19 @@ impl Cluster {
         GatewayProcess { process, client, inner }
     }
 
+    /// A gateway with `clients`, the listeners of its configuration, and more sections behind.
+    pub(crate) fn gateway_on(&self, gateway: &str, clients: &str) -> GatewayProcess {
+        let inner = format!("{}:2900", self.ip);
+        let register = self.register_address();
+        let config = format!(
+            "[gateway]\nregister_address = \"{register}\"\nsecret_key = \"{SECRET_KEY}\"\n{gateway}\n\
+             [gateway.inner]\nlisten = \"{inner}\"\n{clients}\n"
+        );
+        let config = self.place.file("gateway.toml", &config);
+        let process = self.place.start(&["gateway", "--config", config.to_str().unwrap()]);
+        GatewayProcess { process, client: String::new(), inner }
+    }
+
     /// What `tengate status --json` says of this process, or `None` when it does not know it.
     pub(crate) fn status(&self, process: &Running) -> Option<Value> {
         find(self.json("status"), process)
@@ -237,7 +250,7 @@ pub(crate) struct WorkerProcess {
 impl WorkerProcess {
     /// Starts this test binary again, with its worker instead of its tests; see `worker::run_if_asked`.
     pub(crate) fn start(cluster: &Cluster, name: &str) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut command = cluster.place.program(std::env::current_exe().unwrap());
         command
             .args(["--exact", super::worker::TEST_NAME, "--nocapture"])
             .env(super::worker::REGISTER_VARIABLE, cluster.register_address())

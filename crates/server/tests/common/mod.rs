@@ -4,12 +4,14 @@
 
 pub(crate) mod client;
 pub(crate) mod cluster;
+pub(crate) mod netns;
 pub(crate) mod patience;
 pub(crate) mod webdriver;
 pub(crate) mod worker;
 
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -20,6 +22,8 @@ use std::sync::mpsc;
 /// A directory for one test, with a run directory and files inside; removed at the end.
 pub(crate) struct Place {
     dir: PathBuf,
+    /// A process in the network namespace that programs are started in, when that is not the test's own.
+    namespace: Option<u32>,
 }
 
 impl Place {
@@ -32,7 +36,12 @@ impl Place {
         );
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&dir).unwrap();
-        Self { dir }
+        Self { dir, namespace: None }
+    }
+
+    /// Has programs started in the network namespace of this process.
+    pub(crate) fn move_to(&mut self, pid: u32) {
+        self.namespace = Some(pid);
     }
 
     /// A name inside.
@@ -54,12 +63,20 @@ impl Place {
 
     /// The binary, with nothing of the surrounding environment that could change what it does.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tengate"));
+        let mut command = self.program(env!("CARGO_BIN_EXE_tengate"));
         command
             .env_clear()
             .env("TENGATE_RUN_DIR", self.run_dir())
             .current_dir(&self.dir)
             .args(args);
+        command
+    }
+
+    /// Any program, where programs are started.
+    pub(crate) fn program(&self, program: impl AsRef<OsStr>) -> Command {
+        let Some(pid) = self.namespace else { return Command::new(program) };
+        let mut command = Command::new("/usr/bin/nsenter");
+        command.args(netns::entering(pid)).arg(program);
         command
     }
 
