@@ -7,8 +7,12 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use toml::{Table, Value};
 
-use crate::config::{self, Finding, Inputs, Loaded, LogFormat, LogLevel, Mode, Override, Severity};
-use crate::{Failure, admin, complain, log, roles, say, topology};
+use crate::config::{
+    self, Finding, Inputs, Loaded, LogFormat, LogLevel, Mode, Override, PathName, Severity, Size,
+};
+use crate::machine::Machine;
+use crate::sizing::Sizing;
+use crate::{Failure, admin, complain, log, machine, plan, roles, say, topology};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,6 +30,8 @@ Examples:
       which gateway is whose, across the cluster
   tengate check --config tengate.toml
       every mistake of a configuration, with its line
+  tengate plan --clients 1000000 --message-rate 0.1 --data-path dpdk
+      the memory and cores that takes, and what runs out first
   tengate status
       what runs here, and how busy it is
 
@@ -98,8 +104,13 @@ Example:
 It links itself to every gateway in dispatched mode that the register knows.
 Groups of workers, weights and limits are set in [dispatcher], see docs/configuration.md.")]
     Dispatcher(DispatcherFlags),
-    /// Check a configuration and report every mistake with its line
-    Check,
+    /// Check a configuration and this machine: every mistake with its line, and what a gateway would miss here
+    Check(CheckFlags),
+    /// Compute the memory, huge pages and cores that clients take, and say which runs out first
+    #[command(
+        after_help = "Example: tengate plan --clients 1000000 --message-rate 0.1 --data-path dpdk --cores 8 --memory 64GiB"
+    )]
+    Plan(PlanFlags),
     /// Show what runs on this machine, in the columns of Workerman's `status`
     Status(Query),
     /// List every open connection, in the columns of Workerman's `connections`
@@ -177,6 +188,54 @@ struct TopologyFlags {
 }
 
 #[derive(Debug, Args)]
+struct CheckFlags {
+    /// Look at the configuration only, not at this machine
+    #[arg(long)]
+    config_only: bool,
+}
+
+/// What `plan` takes.
+#[derive(Debug, Args)]
+struct PlanFlags {
+    /// Clients connected at once [default: connections_target, with the kernel's path max_connections, else 100000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 31))]
+    clients: Option<u32>,
+    /// Messages each client sends a second
+    #[arg(long, value_name = "RATE", default_value = "0.1", value_parser = decode_rate)]
+    message_rate: f64,
+    /// Bytes of a message and of its answer
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=10 << 20))]
+    bytes: u32,
+    /// Clients that get each answer; 1 is an echo, 0 no answer
+    #[arg(long, value_name = "N", default_value = "1", value_parser = decode_rate)]
+    fan_out: f64,
+    /// How long a client stays before another one takes its place, in seconds [default: for ever]
+    #[arg(long, value_name = "SECONDS", value_parser = decode_session)]
+    session: Option<f64>,
+    /// How clients' bytes come [default: that of the configuration, else kernel]
+    #[arg(long, value_enum, value_name = "PATH")]
+    data_path: Option<PathName>,
+    /// Threads that serve connections [default: that of the configuration, else one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    shards: Option<u16>,
+    /// Cores of the machine planned for [default: those of this one]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    cores: Option<u16>,
+    /// Memory of the machine planned for, such as 64GiB [default: what this one has left]
+    #[arg(long, value_name = "SIZE", value_parser = decode_size)]
+    memory: Option<u64>,
+    /// File descriptors of the process planned for [default: those of this one]
+    #[arg(long, value_name = "N")]
+    descriptors: Option<u64>,
+    /// Speed of its link, each way
+    #[arg(long, value_name = "GBIT/S", value_parser = decode_rate)]
+    link: Option<f64>,
+    /// Print JSON with everything instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 struct SecretFlags {
     /// Secret key that peers must show. Everyone on this machine can read a command line (`ps`): prefer
     /// --secret-key-file or TENGATE_SECRET_KEY
@@ -203,7 +262,8 @@ pub(crate) fn run() -> Result<(), Failure> {
     let cli = Cli::parse();
     let flags = overrides(&cli);
     match cli.command {
-        Command::Check => check(&cli.common, flags),
+        Command::Check(asked) => check(&cli.common, flags, asked.config_only),
+        Command::Plan(asked) => print_plan(&cli.common, flags, &asked),
         Command::Status(query) => admin::print_status(cli.common.run_dir, &query),
         Command::Connections(query) => admin::print_connections(cli.common.run_dir, &query),
         Command::Topology(topology) => print_topology(&cli.common, flags, topology.json),
@@ -224,6 +284,13 @@ pub(crate) struct Reader {
 impl Reader {
     /// Reads and checks everything the configuration is made of.
     pub(crate) fn read(&self) -> anyhow::Result<Loaded> {
+        let mut loaded = self.load()?;
+        config::check(&loaded.config, &usable_cores(), &mut loaded.findings);
+        Ok(loaded)
+    }
+
+    /// Reads it without asking whether it can work.
+    fn load(&self) -> anyhow::Result<Loaded> {
         let file = match &self.file {
             None => None,
             Some(path) => {
@@ -239,10 +306,7 @@ impl Reader {
         // In order of their names, so that findings do not depend on the order of the environment.
         let env: BTreeMap<String, String> = env.collect();
         let env = env.into_iter().filter_map(|(name, value)| Override::from_env(name, value));
-        let mut loaded =
-            config::load(&Inputs { file, overrides: env.chain(self.flags.clone()).collect() });
-        config::check(&loaded.config, &usable_cores(), &mut loaded.findings);
-        Ok(loaded)
+        Ok(config::load(&Inputs { file, overrides: env.chain(self.flags.clone()).collect() }))
     }
 }
 
@@ -252,21 +316,24 @@ pub(crate) fn usable_cores() -> Vec<usize> {
     tengate_io::allowed_cores().unwrap_or_else(|_| vec![0])
 }
 
-fn check(common: &Common, flags: Vec<Override>) -> Result<(), Failure> {
+fn check(common: &Common, flags: Vec<Override>, config_only: bool) -> Result<(), Failure> {
     let reader = Reader { file: common.config.clone(), flags };
     let loaded = reader.read().map_err(|error| Failure::Config(format!("error: {error:#}\n")))?;
-    let shown = render(&loaded);
-    let count =
-        |severity| loaded.findings.iter().filter(|finding| finding.severity == severity).count();
-    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     let what = common
         .config
         .as_ref()
         .map_or_else(|| "defaults and environment".to_owned(), |path| path.display().to_string());
-    let plural =
-        |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
-    let summary = format!("{what}: {}, {}\n", plural(errors, "error"), plural(warnings, "warning"));
-    if errors > 0 {
+    let mut shown = render(&loaded);
+    let mut summary = summary(&what, &loaded.findings);
+    let mut has_errors = loaded.has_errors();
+    // What a mistaken configuration would miss here is not what it will, so one thing after the other.
+    if !has_errors && !config_only {
+        let missing = missing_here(&loaded);
+        has_errors = missing.iter().any(|finding| finding.severity == Severity::Error);
+        shown += &missing.iter().map(|one| loaded.sources.render(one)).collect::<String>();
+        summary += &self::summary("this machine", &missing);
+    }
+    if has_errors {
         return Err(Failure::Config(shown + &summary));
     }
     complain(&shown);
@@ -274,9 +341,39 @@ fn check(common: &Common, flags: Vec<Override>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// How many findings of each kind there are of something.
+fn summary(what: &str, findings: &[Finding]) -> String {
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let plural =
+        |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    let errors = plural(count(Severity::Error), "error");
+    format!("{what}: {errors}, {}\n", plural(count(Severity::Warning), "warning"))
+}
+
+/// What a gateway with this configuration would miss on this machine.
+fn missing_here(loaded: &Loaded) -> Vec<Finding> {
+    let gateway = &loaded.config.gateway;
+    let mut findings = Vec::new();
+    machine::check::check(
+        gateway,
+        roles::gateway_layout(gateway).0,
+        &Machine::look(),
+        &mut findings,
+    );
+    for finding in &mut findings {
+        finding.problem = format!("on this machine: {}", finding.problem);
+    }
+    findings
+}
+
 fn serve(role: roles::Role, common: &Common, flags: Vec<Override>) -> Result<(), Failure> {
     let reader = Reader { file: common.config.clone(), flags };
-    let loaded = reader.read().map_err(|error| Failure::Config(format!("error: {error:#}\n")))?;
+    let mut loaded =
+        reader.read().map_err(|error| Failure::Config(format!("error: {error:#}\n")))?;
+    if role.runs_gateway() && !loaded.has_errors() {
+        let missing = missing_here(&loaded);
+        loaded.findings.extend(missing);
+    }
     let shown = render(&loaded);
     if loaded.has_errors() {
         return Err(Failure::Config(shown));
@@ -285,6 +382,49 @@ fn serve(role: roles::Role, common: &Common, flags: Vec<Override>) -> Result<(),
     let level = log::start(&loaded.config.log);
     roles::run(role, loaded.config, reader, level)
 }
+
+fn print_plan(common: &Common, flags: Vec<Override>, asked: &PlanFlags) -> Result<(), Failure> {
+    let reader = Reader { file: common.config.clone(), flags };
+    // A plan comes before addresses and devices are known, so only what cannot be read stops it.
+    let loaded = reader.load().map_err(|error| Failure::Config(format!("error: {error:#}\n")))?;
+    if loaded.has_errors() {
+        return Err(Failure::Config(render(&loaded)));
+    }
+    let gateway = &loaded.config.gateway;
+    let mut supply = plan::Supply::of(&Machine::look(), gateway);
+    let says_shards = gateway.shards.is_some();
+    let shards = match asked.cores.filter(|_| !says_shards) {
+        Some(cores) => cores.min(SHARDS_MAX),
+        None => roles::gateway_layout(gateway).0,
+    };
+    supply.cores = asked.cores.unwrap_or(supply.cores);
+    supply.descriptors = asked.descriptors.or(supply.descriptors);
+    supply.link_gbits = asked.link.or(supply.link_gbits);
+    if let Some(memory) = asked.memory {
+        (supply.memory_bytes, supply.huge_pages_free) = (Some(memory), None);
+    }
+    let target = Sizing::of(gateway, shards).map_or(CLIENTS_DEFAULT, |sizing| sizing.clients);
+    let load = plan::Load {
+        clients: asked.clients.unwrap_or(target),
+        message_rate: asked.message_rate,
+        bytes: asked.bytes,
+        fan_out: asked.fan_out,
+        session_secs: asked.session,
+    };
+    let plan = plan::plan(gateway, shards, load, supply);
+    if asked.json {
+        let json = serde_json::to_string_pretty(&plan).context("cannot write JSON")?;
+        say(&(json + "\n"));
+    } else {
+        say(&plan::table(&plan));
+    }
+    Ok(())
+}
+
+/// Most shards of a gateway.
+const SHARDS_MAX: u16 = 1024;
+/// Clients planned for when nothing says how many.
+const CLIENTS_DEFAULT: u32 = 100_000;
 
 fn print_topology(common: &Common, flags: Vec<Override>, json: bool) -> Result<(), Failure> {
     let reader = Reader { file: common.config.clone(), flags };
@@ -335,7 +475,13 @@ fn overrides(cli: &Cli) -> Vec<Override> {
             flags.set("--mode", &["gateway", "mode"], start.mode.mode.map(word));
             None
         }
-        Command::Check | Command::Status(_) | Command::Connections(_) => None,
+        Command::Plan(plan) => {
+            flags.set("--data-path", &["gateway", "data_path"], plan.data_path.map(word));
+            let shards = plan.shards.map(|shards| Value::Integer(shards.into()));
+            flags.set("--shards", &["gateway", "shards"], shards);
+            None
+        }
+        Command::Check(_) | Command::Status(_) | Command::Connections(_) => None,
     };
     flags.set_secret(secret);
     flags.0
@@ -406,4 +552,22 @@ fn decode_client(flag: &str) -> Result<Table, String> {
         .ok_or("write PROTOCOL://IP:PORT, such as websocket://127.0.0.1:8282")?;
     let entries = [("protocol", protocol.to_lowercase()), ("listen", listen.to_owned())];
     Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), Value::String(value))).collect())
+}
+
+/// A number that is neither negative nor endless.
+fn decode_rate(flag: &str) -> Result<f64, String> {
+    let rate = flag.parse::<f64>().ok().filter(|rate| (0.0..=1e9).contains(rate));
+    rate.ok_or_else(|| "write a number from 0 to 1000000000, such as 0.1".to_owned())
+}
+
+fn decode_session(flag: &str) -> Result<f64, String> {
+    decode_rate(flag).and_then(|secs| {
+        let is_long = secs >= 0.001;
+        is_long.then_some(secs).ok_or_else(|| "write seconds, such as 600".to_owned())
+    })
+}
+
+fn decode_size(flag: &str) -> Result<u64, String> {
+    let size = Size::decode(flag).map(|size| size.0);
+    size.ok_or_else(|| "write a size such as 64GiB".to_owned())
 }

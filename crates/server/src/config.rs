@@ -22,13 +22,15 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-pub(crate) use check::{check, secret_of, secrets_agree};
+pub(crate) use check::{check, pci_address, secret_of, secrets_agree};
 pub(crate) use data_path::{
     AfXdp, Congestion, DataPath, Dpdk, Netstack, PageKind, PathName, Steering, XdpMode, ZeroCopy,
 };
 pub(crate) use load::{Inputs, Loaded, Override, load};
 pub(crate) use reload::{changes, with_live_keys};
 pub(crate) use source::{Finding, Severity};
+#[cfg(test)]
+pub(crate) use tests::gateway_of;
 use units::{Hex, Listen, OneOrMany, Period, ProcIds};
 pub(crate) use units::{PeerAddress, PinCores, Secret, Size};
 

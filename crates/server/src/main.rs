@@ -4,6 +4,9 @@
 
 mod cli;
 mod config;
+mod sizing;
+mod machine;
+mod plan;
 mod log;
 mod admin;
 mod shard;

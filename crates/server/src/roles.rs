@@ -24,6 +24,7 @@ use crate::shard::Command;
 
 pub(crate) use data_path::Device;
 pub(crate) use dispatcher::settings as dispatcher_settings;
+pub(crate) use gateway::layout as gateway_layout;
 pub(crate) use gateway::settings as gateway_settings;
 pub(crate) use start::DemoWorker;
 
@@ -118,7 +119,7 @@ impl Role {
         }
     }
 
-    const fn runs_gateway(self) -> bool {
+    pub(crate) const fn runs_gateway(self) -> bool {
         matches!(self, Self::Start | Self::Gateway)
     }
 

@@ -36,6 +36,9 @@ fn check_accepts_the_example_and_nothing_at_all() {
     let place = Place::new();
     let output = place.output(&["check", "--config", EXAMPLE]);
     assert_eq!((stderr(&output).as_str(), output.status.code()), ("", Some(0)));
+    let summary = "tengate.toml: 0 errors, 0 warnings\nthis machine: 0 errors, 0 warnings\n";
+    assert!(stdout(&output).ends_with(summary), "{}", stdout(&output));
+    let output = place.output(&["check", "--config-only", "--config", EXAMPLE]);
     assert!(stdout(&output).ends_with("tengate.toml: 0 errors, 0 warnings\n"));
     assert_eq!(place.output(&["check"]).status.code(), Some(0));
 }
@@ -178,6 +181,7 @@ fn help_names_commands_defaults_variables_and_the_danger_of_keys_on_a_command_li
         "gateway",
         "dispatcher",
         "check",
+        "plan",
         "status",
         "connections",
         "topology",
@@ -202,6 +206,48 @@ fn help_names_commands_defaults_variables_and_the_danger_of_keys_on_a_command_li
     }
     assert!(help(&["start", "--help"]).contains("workers 127.0.0.1:3900"));
     assert!(help(&["topology", "--help"]).contains("--json"));
+    assert!(help(&["check", "--help"]).contains("--config-only"));
+    assert!(help(&["plan", "--help"]).contains("af_xdp: Frames that the kernel hands over"));
+}
+
+#[test]
+fn what_this_machine_lacks_is_told_apart_from_mistakes() {
+    let place = Place::new();
+    place.file(
+        "t.toml",
+        "[gateway]\ndata_path = \"af_xdp\"\n[gateway.netstack]\naddresses = [\"192.0.2.77/24\"]\n[gateway.af_xdp]\ninterface = \"absent0\"\n[[gateway.client]]\nlisten = \"0.0.0.0:8282\"\n",
+    );
+    let output = place.output(&["check", "--config", "t.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    for part in [
+        "error: t.toml:6:13: on this machine: there is no interface absent0\n",
+        "6 | interface = \"absent0\"\n",
+        "t.toml: 0 errors, 0 warnings\nthis machine: ",
+    ] {
+        assert!(stderr(&output).contains(part), "{part}\nis not in\n{}", stderr(&output));
+    }
+    let output = place.output(&["check", "--config-only", "--config", "t.toml"]);
+    assert_eq!(output.status.code(), Some(0));
+    let output = place.output(&["gateway", "--config", "t.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_plan_says_what_runs_out_first() {
+    let place = Place::new();
+    let machine = ["--cores", "4", "--memory", "16GiB", "--data-path", "dpdk"];
+    let plan = |args: &[&str]| {
+        let output = place.output(&[&["plan"], &machine[..], args].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let page = plan(&["--clients", "1000000", "--message-rate", "100"]);
+    assert!(page.contains("1 000 000 clients on dpdk, 4 shards"), "{page}");
+    assert!(page.contains("What runs out first: cores"), "{page}");
+    assert!(page.ends_with("It does not fit.\n"), "{page}");
+    let json: serde_json::Value = serde_json::from_str(&plan(&["--json"])).unwrap();
+    assert_eq!((&json["fits"], &json["load"]["clients"]), (&true.into(), &100_000.into()));
+    assert_eq!(json["resources"].as_array().map(Vec::len), Some(5));
 }
 
 #[test]
@@ -214,6 +260,8 @@ fn a_wrong_command_line_exits_with_2() {
         &["gateway", "--mode", "routed"],
         &["dispatcher", "--shards", "2"],
         &["status", "--nonsense"],
+        &["plan", "--message-rate", "-1"],
+        &["plan", "--memory", "much"],
     ] {
         assert_eq!(place.output(args).status.code(), Some(2), "{args:?}");
     }

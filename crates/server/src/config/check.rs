@@ -17,7 +17,7 @@ use super::{
     PinCores, Protocol, Register,
 };
 
-pub(crate) use data_path::{HAS_DPDK, pci_address};
+pub(crate) use data_path::pci_address;
 pub(crate) use secrets::{secret_of, secrets_agree};
 
 /// Longest heartbeat limit, in intervals.

@@ -23,6 +23,11 @@ fn read(text: &str, overrides: &[(&str, &str)]) -> Loaded {
     loaded
 }
 
+/// The `[gateway]` of a text, whether it can work or not.
+pub(crate) fn gateway_of(text: &str) -> Gateway {
+    load(&inputs(text, &[])).config.gateway
+}
+
 /// The findings of a text, one line each: severity, place, problem, advice.
 fn findings(text: &str, overrides: &[(&str, &str)]) -> Vec<String> {
     let loaded = read(text, overrides);

@@ -103,7 +103,8 @@ impl Period {
 }
 
 impl Size {
-    fn decode(text: &str) -> Option<Self> {
+    /// A text such as `"10MiB"`.
+    pub(crate) fn decode(text: &str) -> Option<Self> {
         let (number, unit) =
             text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
         let factor: u64 = match unit.trim_start() {

@@ -117,7 +117,7 @@ const fn shown_protocol(protocol: Protocol) -> &'static str {
 }
 
 /// How many shards, and the cores they are pinned to, if any.
-fn layout(gateway: &Gateway) -> (u16, Vec<usize>) {
+pub(crate) fn layout(gateway: &Gateway) -> (u16, Vec<usize>) {
     let usable = usable_cores();
     let asked = gateway.shards.as_ref().map(|shards| *shards.get_ref());
     let count = |cores: &[usize]| u16::try_from(cores.len()).unwrap_or(u16::MAX).max(1);

@@ -15,7 +15,7 @@ use super::super::{Gateway, Period};
 use super::{check_positive, collide};
 
 /// Whether the program was built with DPDK.
-pub(crate) const HAS_DPDK: bool = cfg!(feature = "dpdk");
+const HAS_DPDK: bool = cfg!(feature = "dpdk");
 
 /// Packets of a link, in bytes: what IPv4 wants at least, and what a frame of one piece holds.
 const MTU_RANGE: RangeInclusive<u16> = 576..=9000;
