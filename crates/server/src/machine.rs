@@ -1,6 +1,7 @@
 //! What this machine has: cores, memory, limits, interfaces. Read from /proc and /sys, without changing anything.
 
 pub(crate) mod check;
+mod netlink;
 
 #[cfg(test)]
 mod tests;
@@ -138,6 +139,13 @@ impl Machine {
             // Virtual interfaces say -1, and those that are down say nothing.
             mbits: self.text(&format!("{below}/speed")).trim().parse().ok(),
         })
+    }
+
+    /// Whether an XDP program is on an interface. `None`: the kernel does not say.
+    pub(crate) fn has_xdp_program(&self, name: &str) -> Option<bool> {
+        // The kernel is asked, and it knows this machine only.
+        let index = self.text(&format!("sys/class/net/{name}/ifindex")).trim().parse().ok()?;
+        netlink::has_xdp_program(index).ok()
     }
 
     /// A PCI device by its full address.

@@ -13,8 +13,6 @@ use anyhow::{Context, anyhow};
 use tengate_io::{Running, ShardExit, ShardHandle, raise_descriptor_limit};
 use tokio::sync::mpsc;
 
-use tracing::warn;
-
 use crate::Failure;
 use crate::cli::Reader;
 use crate::config::{self, Config, Mode, Secret};
@@ -73,15 +71,7 @@ pub(crate) fn run(role: Role, config: Config, reader: Reader, level: Level) -> R
             "error: {sections} have different secret keys\n  = {advice}\n"
         )));
     }
-    let limit = raise_descriptor_limit().context("cannot raise the limit of file descriptors")?;
-    let wanted = config.gateway.max_connections.as_ref().map_or(0, |max| u64::from(*max.get_ref()));
-    if role.runs_gateway() && wanted > limit {
-        warn!(
-            limit,
-            max_connections = wanted,
-            "file descriptors allow fewer connections; raise `ulimit -n`"
-        );
-    }
+    raise_descriptor_limit().context("cannot raise the limit of file descriptors")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -75,7 +75,8 @@ impl Sizing {
         let bypass = match gateway.path() {
             DataPath::Kernel => None,
             DataPath::AfXdp { netstack, device } => {
-                Some(stack(netstack, clients, shards, af_xdp_frames(device, shards)))
+                let mtu = *netstack.mtu.get_ref();
+                Some(stack(netstack, clients, shards, af_xdp_frames(device, mtu, shards)))
             }
             DataPath::Dpdk { netstack, device } => {
                 let mtu = *netstack.mtu.get_ref();
@@ -220,13 +221,14 @@ fn memory(gateway: &Gateway, clients: u32, shards: u16, bypass: Option<&Bypass>)
     memory
 }
 
-/// Frames of an AF_XDP queue lie in whole pages.
-fn af_xdp_frames(device: &AfXdp, shards: u16) -> Frames {
+/// Half of the frames of an AF_XDP queue for each way, in the smaller of two sizes that fits behind the head room.
+fn af_xdp_frames(device: &AfXdp, mtu: u16, shards: u16) -> Frames {
     let frames = *device.frames.get_ref();
+    let each = if mtu + 18 + 256 <= 2048 { 2048 } else { PAGE_BYTES };
     Frames {
         descriptors: u16::try_from(frames / 2).unwrap_or(u16::MAX),
         frames,
-        bytes: u64::from(frames) * PAGE_BYTES * u64::from(shards),
+        bytes: u64::from(frames) * each * u64::from(shards),
         pages: PageKind::Ordinary,
     }
 }

@@ -10,8 +10,8 @@ use crate::sizing::{Sizing, grouped, mib};
 
 /// Descriptors a gateway has beside its clients': listeners, links to workers, epoll and what wakes it.
 const DESCRIPTORS_BESIDE: u64 = 256;
-/// Largest packet of an interface whose driver can run an XDP program, in bytes: a frame lies in one page.
-const MTU_NATIVE_MAX: u16 = 3_500;
+/// Largest packet of an interface with AF_XDP, in bytes: a frame lies in one page, behind a head room of 256 bytes.
+const MTU_AF_XDP_MAX: u16 = 4096 - 256 - 18;
 
 /// Adds what a gateway with this configuration would miss on this machine. `shards` is how many it would start.
 pub(crate) fn check(
@@ -69,7 +69,7 @@ fn check_memory(
     let needed = sizing.memory.ordinary();
     let Some(there) = machine.memory_bytes.filter(|there| needed > *there) else { return };
     let whose = if machine.is_confined { "its cgroup leaves" } else { "are available" };
-    let problem = format!("{sizing}, and {} MiB {whose}", grouped(mib(there)));
+    let problem = format!("{sizing}, but {} MiB {whose}", grouped(mib(there)));
     match gateway.path() {
         DataPath::Kernel => {
             let advice = "lower max_connections, or give the machine more memory";
@@ -267,6 +267,13 @@ fn check_af_xdp(
     let (name, span) = (named.get_ref().as_str(), named.span());
     let Some(interface) = check_interface(name, machine, &span, findings) else { return };
     check_queues(name, &interface, shards, span.clone(), findings);
+    if machine.has_xdp_program(name) == Some(true) {
+        let problem = format!("an XDP program is on {name} already");
+        let advice = format!(
+            "ip link set {name} xdp off, or stop what put it there, such as a tengate that runs"
+        );
+        findings.push(Finding::error(span.clone(), problem, advice));
+    }
     let mtu = *netstack.mtu.get_ref();
     if let Some(own) = interface.mtu {
         if mtu > own {
@@ -274,13 +281,23 @@ fn check_af_xdp(
             let advice =
                 format!("set mtu = {own} in [gateway.netstack], or ip link set {name} mtu {mtu}");
             findings.push(Finding::error(span.clone(), problem, advice));
-        } else if own > MTU_NATIVE_MAX {
+        } else if own > MTU_AF_XDP_MAX {
             let problem =
-                format!("{name} has an mtu of {own}; drivers run programs up to {MTU_NATIVE_MAX}");
-            let advice = format!("ip link set {name} mtu 1500, or mode = \"generic\"");
-            findings.push(Finding::warning(span.clone(), problem, advice));
+                format!("{name} has an mtu of {own}, and AF_XDP takes {MTU_AF_XDP_MAX} at most");
+            let advice = format!("ip link set {name} mtu 1500");
+            findings.push(Finding::error(span.clone(), problem, advice));
         }
     }
+    check_own_addresses(name, netstack, machine, findings);
+}
+
+/// The kernel goes on answering for the addresses, so it must have them.
+fn check_own_addresses(
+    name: &str,
+    netstack: &Netstack,
+    machine: &Machine,
+    findings: &mut Vec<Finding>,
+) {
     let addresses = machine.addresses();
     for own in netstack.addresses.get_ref() {
         let address = own.get_ref().address;
@@ -331,11 +348,11 @@ fn check_queues(
         findings.push(Finding::error(span, problem, advice));
     } else if queues > shards {
         let problem = format!(
-            "{name} has {queues} receive queues for {shards} shards: what comes to the others stays with the kernel"
+            "{name} has {queues} receive queues for {shards} shards, and what comes to the others would be lost"
         );
         let advice =
             format!("ethtool -L {name} combined {shards}, or shards = {queues} in [gateway]");
-        findings.push(Finding::warning(span, problem, advice));
+        findings.push(Finding::error(span, problem, advice));
     }
 }
 

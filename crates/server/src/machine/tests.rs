@@ -150,7 +150,7 @@ fn pools_that_do_not_fit_are_refused_with_figures() {
         &[
             "Error: sized for 4 000 000 clients on 2 shards: ",
             " MiB (clients 1 412",
-            "and 1 024 MiB are available",
+            "but 1 024 MiB are available",
             "lower pool_bytes or connections_target",
         ],
     );
@@ -236,7 +236,7 @@ fn an_interface_of_af_xdp_needs_queues_privileges_and_addresses() {
     fake.put("proc/net/if_inet6", "20010db8000000000000000000000005 02 40 00 80     eth7\n");
     fake.check(&text, &["Error", "1 receive queues for 2 shards", "shards = 1"]);
     fake.interface("eth7", "0x1003\n", 4);
-    fake.check(&text, &["Warning", "stays with the kernel", "ethtool -L eth7 combined 2"]);
+    fake.check(&text, &["Error", "to the others would be lost", "ethtool -L eth7 combined 2"]);
     fs::remove_dir_all(fake.0.join("sys/class/net/eth7")).unwrap();
     fake.interface("eth7", "0x1003\n", 2);
     assert_eq!(fake.findings(&text), Vec::new());
@@ -246,7 +246,7 @@ fn an_interface_of_af_xdp_needs_queues_privileges_and_addresses() {
     );
     fake.check(&af_xdp("mtu = 3000"), &["Error", "packets of 3000 bytes do not fit eth7"]);
     fake.put("sys/class/net/eth7/mtu", "9000\n");
-    fake.check(&text, &["Warning", "drivers run programs up to 3500"]);
+    fake.check(&text, &["Error", "an mtu of 9000, and AF_XDP takes 3822"]);
     fake.put("sys/class/net/eth7/mtu", "1500\n");
     fake.put("proc/net/tcp6", "head\n 0: 00000000000000000000000000000000:205A 0:0 0A\n");
     let client = "[[gateway.client]]\nlisten = \"0.0.0.0:8282\"\n";
@@ -256,5 +256,5 @@ fn an_interface_of_af_xdp_needs_queues_privileges_and_addresses() {
     fake.check(&text, &["Error", "does not have CAP_NET_RAW;"]);
     let mut machine = fake.machine();
     (machine.locked_bytes_max, machine.capabilities) = (Some(8 << 20), 1 << 12 | 1 << 13 | 1 << 39);
-    check_one(&machine, &text, &["Error", "32 MiB of locked memory", "CAP_IPC_LOCK"]);
+    check_one(&machine, &text, &["Error", "16 MiB of locked memory", "CAP_IPC_LOCK"]);
 }

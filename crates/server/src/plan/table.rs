@@ -82,7 +82,7 @@ fn verdict(plan: &Plan, out: &mut String) {
         let _ = writeln!(out, "What runs out first: {}, beyond {clients} clients.", name.title());
     }
     for resource in plan.resources.iter().filter(|resource| !resource.fits()) {
-        let _ = writeln!(out, "Too little {}: {}.", resource.name.title(), advice(plan, resource));
+        let _ = writeln!(out, "Not enough {}: {}.", resource.name.title(), advice(plan, resource));
     }
     if plan.huge_pages > 0 {
         let pages = grouped(plan.huge_pages);
@@ -108,7 +108,7 @@ fn advice(plan: &Plan, resource: &Resource) -> String {
         Kind::MemoryBytes => {
             "add memory, more machines, or lower pool_bytes where clients say little".to_owned()
         }
-        Kind::Cores if plan.supply.cores > plan.shards => {
+        Kind::Cores if resource.needed <= f64::from(plan.supply.cores) => {
             format!("start {:.0} shards", resource.needed.ceil())
         }
         Kind::Cores => {

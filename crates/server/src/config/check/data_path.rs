@@ -19,8 +19,8 @@ const HAS_DPDK: bool = cfg!(feature = "dpdk");
 
 /// Packets of a link, in bytes: what IPv4 wants at least, and what a frame of one piece holds.
 const MTU_RANGE: RangeInclusive<u16> = 576..=9000;
-/// Packets of a link in AF_XDP, in bytes: a frame lies in one page, behind the kernel's head room.
-const MTU_AF_XDP_MAX: u16 = 3_500;
+/// Packets of a link in AF_XDP, in bytes: a frame lies in one page, behind the kernel's head room of 256 bytes.
+const MTU_AF_XDP_MAX: u16 = 4096 - 256 - 18;
 /// Least packet of an IPv6 link (RFC 8200 5).
 const MTU_V6_MIN: u16 = 1280;
 /// Windows and send buffers (RFC 7323 2.3).
@@ -30,7 +30,13 @@ const DESCRIPTORS_RANGE: RangeInclusive<u16> = 64..=4096;
 /// What DPDK may be given: as many MiB as it can be told.
 const MEMORY_RANGE: RangeInclusive<u64> = 32 << 20..=(u32::MAX as u64) << 20;
 /// Frames of an AF_XDP queue.
-const FRAMES_RANGE: RangeInclusive<u32> = 512..=1 << 20;
+const FRAMES_RANGE: RangeInclusive<u32> = 512..=1 << 16;
+/// Queues of a device, and shards on it.
+const QUEUES_MAX: u16 = 64;
+/// Addresses, and ports, that AF_XDP can tell apart from others.
+const ADDRESSES_AF_XDP_MAX: usize = 1024;
+/// See [`ADDRESSES_AF_XDP_MAX`].
+const PORTS_AF_XDP_MAX: usize = 64;
 /// A longer sleep overflows any receive queue.
 const SLEEP_LIMIT: Duration = Duration::from_millis(100);
 /// Longest name of an interface (`IFNAMSIZ`, less the final zero).
@@ -92,6 +98,7 @@ fn check_netstack(
     check_listeners(gateway, netstack, findings);
     check_link(gateway, netstack, findings);
     check_capacity(gateway, netstack, findings);
+    check_queues(gateway, findings);
     check_keepalive(netstack, findings);
 }
 
@@ -248,6 +255,15 @@ fn check_capacity(gateway: &Gateway, netstack: &Netstack, findings: &mut Vec<Fin
         );
         let advice = "raise connections_target in [gateway.netstack], or leave max_connections out";
         findings.push(Finding::warning(limit.span(), problem, advice));
+    }
+}
+
+/// Each shard has a queue of the device.
+fn check_queues(gateway: &Gateway, findings: &mut Vec<Finding>) {
+    if let Some(shards) = gateway.shards.as_ref().filter(|shards| *shards.get_ref() > QUEUES_MAX) {
+        let problem = format!("{} shards are more than a device has queues", shards.get_ref());
+        let advice = "to 64 past the kernel; for more start a second gateway on another device";
+        findings.push(Finding::error(shards.span(), problem, advice));
     }
 }
 
@@ -414,8 +430,22 @@ fn check_af_xdp(gateway: &Gateway, device: &AfXdp, complete: bool, findings: &mu
     let frames = *device.frames.get_ref();
     if !FRAMES_RANGE.contains(&frames) || !frames.is_power_of_two() {
         let problem = format!("{frames} frames do not work");
-        let advice = "a power of two from 512 to 1048576, for each queue";
+        let advice = "a power of two from 512 to 65536, for each queue";
         findings.push(Finding::error(device.frames.span(), problem, advice));
+    }
+    let addresses = &gateway.netstack.get_ref().addresses;
+    let lists = [
+        ("addresses", addresses.get_ref().len(), ADDRESSES_AF_XDP_MAX, addresses.span()),
+        (
+            "client listeners",
+            gateway.client.get_ref().len(),
+            PORTS_AF_XDP_MAX,
+            gateway.client.span(),
+        ),
+    ];
+    for (what, count, most, span) in lists.into_iter().filter(|(_, count, most, _)| count > most) {
+        let problem = format!("{count} {what} are too many for AF_XDP");
+        findings.push(Finding::error(span, problem, format!("at most {most}")));
     }
     let idle =
         [("spin_turns", device.spin_turns.span()), ("pause_turns", device.pause_turns.span())];

@@ -89,7 +89,7 @@ fn addresses_and_links_of_the_stack_that_cannot_work_are_refused() {
         &["t.toml:5:25", "second router of the same IP version"],
     );
     check_bypass(&stack("mtu = 100"), &["t.toml:5:7", "from 576 to 9000"]);
-    check_bypass(&bypass("af_xdp", "mtu = 9000", ""), &["t.toml:5:7", "from 576 to 3500"]);
+    check_bypass(&bypass("af_xdp", "mtu = 9000", ""), &["t.toml:5:7", "from 576 to 3822"]);
     let v6 = addresses("[\"2001:db8::5/64\"]\nmtu = 1279");
     check_bypass(&v6, &["from 1280 to 9000"]);
     check_bypass(&stack("vlan = 4095"), &["there is no vlan 4095"]);
@@ -105,6 +105,9 @@ fn capacities_of_the_stack_that_cannot_work_are_refused() {
     check_bypass(&stack("time_wait = 0"), &["time_wait is zero"]);
     check_bypass(&stack("keepalive_probes = 2"), &["no effect without keepalive_idle"]);
     check_bypass(&stack("keepalive_idle = 60\nkeepalive_probes = 0"), &["from 1 to 255"]);
+    let shards = stack("").replace("[gateway]\n", "[gateway]\nshards = 65\n");
+    let found = bypass_findings(&shards);
+    assert!(found.iter().any(|line| line.contains("t.toml:2:10: 65 shards are more")), "{found:?}");
     check_bypass(&stack("congestion = \"bbr\""), &["t.toml:5:14", "cubic"]);
     let limit = stack("").replace("[gateway]\n", "[gateway]\nmax_connections = 100001\n");
     check_bypass(&limit, &["Warning t.toml:2:19", "over connections_target 100000"]);
