@@ -165,7 +165,7 @@ pub(crate) fn plan(gateway: &Gateway, shards: u16, load: Load, supply: Supply) -
         memory: memory.parts().map(|(name, bytes)| Part { name, bytes }).collect(),
         bytes_a_client: memory.total().checked_div(load.clients.into()).unwrap_or(0),
         huge_pages: memory.huge.div_ceil(HUGE_PAGE_BYTES),
-        busy: now.busy.to_vec().into_iter().map(|(name, cores)| Share { name, cores }).collect(),
+        busy: now.busy.into_iter().map(|(name, cores)| Share { name, cores }).collect(),
         gbits: now.gbits,
         figures: figures(now.sizing.path, load.clients / u32::from(shards)),
     }
