@@ -55,7 +55,7 @@ pub(crate) struct Interface {
     /// Receive queues.
     pub(crate) queues: u16,
     /// Its greatest packet in bytes.
-    pub(crate) mtu: Option<u16>,
+    pub(crate) mtu: Option<u32>,
     /// Mbit/s, where the driver says.
     pub(crate) mbits: Option<u32>,
 }

@@ -11,7 +11,7 @@ use crate::sizing::{Sizing, grouped, mib};
 /// Descriptors a gateway has beside its clients': listeners, links to workers, epoll and what wakes it.
 const DESCRIPTORS_BESIDE: u64 = 256;
 /// Largest packet of an interface with AF_XDP, in bytes: a frame lies in one page, behind a head room of 256 bytes.
-const MTU_AF_XDP_MAX: u16 = 4096 - 256 - 18;
+const MTU_AF_XDP_MAX: u32 = 4096 - 256 - 18;
 
 /// Adds what a gateway with this configuration would miss on this machine. `shards` is how many it would start.
 pub(crate) fn check(
@@ -68,8 +68,12 @@ fn check_memory(
 ) {
     let needed = sizing.memory.ordinary();
     let Some(there) = machine.memory_bytes.filter(|there| needed > *there) else { return };
-    let whose = if machine.is_confined { "its cgroup leaves" } else { "are available" };
-    let problem = format!("{sizing}, but {} MiB {whose}", grouped(mib(there)));
+    let there = grouped(mib(there));
+    let problem = if machine.is_confined {
+        format!("{sizing}, but its cgroup leaves {there} MiB")
+    } else {
+        format!("{sizing}, but {there} MiB are available")
+    };
     match gateway.path() {
         DataPath::Kernel => {
             let advice = "lower max_connections, or give the machine more memory";
@@ -274,7 +278,7 @@ fn check_af_xdp(
         );
         findings.push(Finding::error(span.clone(), problem, advice));
     }
-    let mtu = *netstack.mtu.get_ref();
+    let mtu = u32::from(*netstack.mtu.get_ref());
     if let Some(own) = interface.mtu {
         if mtu > own {
             let problem = format!("packets of {mtu} bytes do not fit {name}, which takes {own}");
@@ -341,8 +345,9 @@ fn check_queues(
     findings: &mut Vec<Finding>,
 ) {
     let queues = interface.queues;
+    let plural = if queues == 1 { "" } else { "s" };
     if queues < shards {
-        let problem = format!("{name} has {queues} receive queues for {shards} shards");
+        let problem = format!("{name} has {queues} receive queue{plural} for {shards} shards");
         let advice =
             format!("set shards = {queues} in [gateway], or ethtool -L {name} combined {shards}");
         findings.push(Finding::error(span, problem, advice));

@@ -155,6 +155,9 @@ fn pools_that_do_not_fit_are_refused_with_figures() {
         ],
     );
     fake.check("[gateway]\nmax_connections = 1000000\n", &["Warning", "lower max_connections"]);
+    let mut machine = fake.machine();
+    machine.is_confined = true;
+    check_one(&machine, &text, &["Error", "but its cgroup leaves 1 024 MiB"]);
 }
 
 #[test]
@@ -234,7 +237,7 @@ fn an_interface_of_af_xdp_needs_queues_privileges_and_addresses() {
     fake.check(&text, &["Error", "no interface eth7"]);
     fake.interface("eth7", "0x1003\n", 1);
     fake.put("proc/net/if_inet6", "20010db8000000000000000000000005 02 40 00 80     eth7\n");
-    fake.check(&text, &["Error", "1 receive queues for 2 shards", "shards = 1"]);
+    fake.check(&text, &["Error", "1 receive queue for 2 shards", "shards = 1"]);
     fake.interface("eth7", "0x1003\n", 4);
     fake.check(&text, &["Error", "to the others would be lost", "ethtool -L eth7 combined 2"]);
     fs::remove_dir_all(fake.0.join("sys/class/net/eth7")).unwrap();
