@@ -3,7 +3,6 @@
 use core::any::Any;
 use core::fmt;
 use core::panic::AssertUnwindSafe;
-use core::sync::atomic::AtomicUsize;
 use core::time::Duration;
 use std::io;
 use std::panic::catch_unwind;
@@ -14,7 +13,7 @@ use tengate_base::{ConnId, Door, Instant, ShardId};
 use tengate_netstack::{ConfigError, Stack};
 
 use crate::affinity::allowed_cores;
-use crate::bypass::{Bypass, Seat, Steering};
+use crate::bypass::{Bypass, Seat, Steering, Unfinished};
 use crate::clock::Clock;
 use crate::idle::{Idle, IdleConfig};
 use crate::limits::SOCKETS_MAX;
@@ -272,7 +271,7 @@ struct Way {
     listening: Vec<(u16, Door)>,
     idle: IdleConfig,
     connections_max: u32,
-    unfinished: Arc<AtomicUsize>,
+    unfinished: Unfinished,
 }
 
 impl Way {
@@ -312,18 +311,19 @@ fn divide(
     Stack::new(stack.clone(), now)?;
     let listening: Vec<_> = listening.into_iter().zip((0..).map(Door)).collect();
     let meshes = Mesh::connect(wakers);
-    let unfinished = Arc::new(AtomicUsize::new(wakers.len()));
-    let ways =
-        seats.into_iter().zip(meshes).zip((0..).map(ShardId)).map(|((seat, mesh), shard)| {
-            Some(Way {
-                seat,
-                steering: Steering::new(mesh, shard, steers),
-                stack: stack.clone(),
-                listening: listening.clone(),
-                idle,
-                connections_max: config.connections_max,
-            })
-        });
+    let shares = Unfinished::shares(wakers.len());
+    let parts = seats.into_iter().zip(meshes).zip(shares).zip((0..).map(ShardId));
+    let ways = parts.map(|(((seat, mesh), unfinished), shard)| {
+        Some(Way {
+            seat,
+            steering: Steering::new(mesh, shard, steers),
+            stack: stack.clone(),
+            listening: listening.clone(),
+            idle,
+            connections_max: config.connections_max,
+            unfinished,
+        })
+    });
     Ok(ways.collect())
 }
 

@@ -14,7 +14,7 @@ use crate::dpdk;
 #[derive(Debug)]
 pub enum Seat {
     /// Of an interface's AF_XDP sockets.
-    AfXdp(af_xdp::QueueSeat),
+    AfXdp(Box<af_xdp::QueueSeat>),
     /// Of a DPDK port.
     #[cfg(feature = "dpdk")]
     Dpdk(dpdk::QueueSeat),
@@ -24,7 +24,7 @@ pub enum Seat {
 #[derive(Debug)]
 pub enum Queue {
     /// Of an interface's AF_XDP sockets.
-    AfXdp(af_xdp::Queue),
+    AfXdp(Box<af_xdp::Queue>),
     /// Of a DPDK port.
     #[cfg(feature = "dpdk")]
     Dpdk(dpdk::Queue),
@@ -43,7 +43,7 @@ impl Seat {
     pub(crate) fn claim(self) -> io::Result<(Queue, Burst)> {
         match self {
             Self::AfXdp(seat) => {
-                Ok((Queue::AfXdp(seat.claim()), Burst::AfXdp(af_xdp::Burst::new())))
+                Ok((Queue::AfXdp(Box::new(seat.claim())), Burst::AfXdp(af_xdp::Burst::new())))
             }
             #[cfg(feature = "dpdk")]
             Self::Dpdk(seat) => {

@@ -14,6 +14,7 @@ use tengate_netstack::{
 };
 
 use crate::config::{Config, Congestion, DataPath, Netstack, Steering};
+use crate::sizing::{self, Sizing};
 
 /// What is open as long as a gateway runs, beside what its shards own.
 #[derive(Debug)]
@@ -53,23 +54,27 @@ struct Opened {
 /// Why the device cannot be used, and what to do.
 pub(super) fn open(
     config: &Config,
-    shard_count: u16,
+    sizing: Option<&Sizing>,
+    #[cfg_attr(not(feature = "dpdk"), expect(unused_variables, reason = "for DPDK's threads"))]
     cores: &[usize],
     ports: &[u16],
 ) -> anyhow::Result<Option<(Bypass, Device)>> {
-    let path = config.gateway.path();
-    let (opened, netstack) = match path {
+    let Some((sizing, sizes)) = sizing.and_then(|all| Some((all, all.bypass.as_ref()?))) else {
+        return Ok(None);
+    };
+    let shard_count = sizing.shards;
+    let (opened, netstack) = match config.gateway.path() {
         DataPath::Kernel => return Ok(None),
         #[cfg(feature = "dpdk")]
         DataPath::Dpdk { netstack, device } => {
-            (dpdk::open(netstack, device, shard_count, cores)?, netstack)
+            (dpdk::open(netstack, device, sizes, shard_count, cores)?, netstack)
         }
         #[cfg(not(feature = "dpdk"))]
         DataPath::Dpdk { .. } => {
             bail!("this tengate was built without DPDK: build it with `--features dpdk`")
         }
         DataPath::AfXdp { netstack, device } => {
-            (af_xdp::open(netstack, device, shard_count, ports)?, netstack)
+            (af_xdp::open(netstack, device, sizes, shard_count, ports)?, netstack)
         }
     };
     let Opened { device, seats, mac, steers, idle } = opened;
@@ -78,13 +83,18 @@ pub(super) fn open(
         Steering::Device => Steers::Device,
         Steering::Software => Steers::Software,
     };
-    let stack = stack(netstack, mac, shard_count)?;
+    let stack = stack(netstack, mac, sizing.connections_max, sizes)?;
     let listening = ports.to_vec();
     Ok(Some((Bypass { seats, stack, listening, steers, idle }, device)))
 }
 
 /// The configuration of each shard's stack.
-fn stack(netstack: &Netstack, mac: [u8; 6], shard_count: u16) -> anyhow::Result<StackConfig> {
+fn stack(
+    netstack: &Netstack,
+    mac: [u8; 6],
+    connections_max: u32,
+    sizes: &sizing::Bypass,
+) -> anyhow::Result<StackConfig> {
     let addresses = netstack.addresses.get_ref().iter().map(|cidr| {
         let cidr = cidr.get_ref();
         Address { addr: cidr.address, prefix_len: cidr.prefix_len }
@@ -103,24 +113,17 @@ fn stack(netstack: &Netstack, mac: [u8; 6], shard_count: u16) -> anyhow::Result<
     };
     stack.recv_window_bytes = bytes_u32(netstack.recv_window_bytes.get_ref().0);
     stack.send_buffer_bytes = bytes_u32(netstack.send_buffer_bytes.get_ref().0);
-    let shards = u32::from(shard_count);
-    // A hash deals connections to shards: one may get somewhat more than its part.
-    let target = netstack.connections_target.get_ref().div_ceil(shards);
-    let uneven = if shards > 1 { target / 8 } else { 0 };
-    stack.syn_backlog_max = netstack.syn_backlog_max.get_ref().div_ceil(shards);
-    stack.conns_max = target + uneven + stack.syn_backlog_max;
-    if let Some(max) = &netstack.time_wait_max {
-        stack.time_wait_max = max.get_ref().div_ceil(shards);
-    }
+    stack.syn_backlog_max = sizes.syn_backlog_max;
+    // Those that are being opened, and those that the application has closed, have places of their own.
+    stack.conns_max = connections_max + connections_max / 16 + sizes.syn_backlog_max;
+    stack.time_wait_max = sizes.time_wait_max;
+    stack.pool_bytes = usize::try_from(sizes.pool_bytes)?;
     stack.time_wait = netstack.time_wait.get_ref().0;
     stack.keepalive = netstack.keepalive_idle.as_ref().map(|idle| Keepalive {
         idle: idle.get_ref().0,
         interval: netstack.keepalive_interval.get_ref().0,
         probes_max: *netstack.keepalive_probes.get_ref(),
     });
-    if let Some(pool) = &netstack.pool_bytes {
-        stack.pool_bytes = usize::try_from(pool.get_ref().0)? / usize::from(shard_count);
-    }
     Ok(stack)
 }
 

@@ -17,6 +17,7 @@ use super::{Service, data_path};
 use crate::cli::usable_cores;
 use crate::config::{self, Client, Config, Frames, Gateway, PinCores, Protocol, Size, secret_of};
 use crate::shard::Hosted;
+use crate::sizing::Sizing;
 
 /// Connections the kernel holds for each listening socket until they are accepted.
 const BACKLOG: u16 = 4096;
@@ -28,7 +29,11 @@ pub(super) fn start(
 ) -> anyhow::Result<Service> {
     let (shard_count, cores) = layout(&config.gateway);
     let settings = Arc::new(settings(config)?);
-    let past_kernel = data_path::open(config, shard_count, &cores, &client_ports(config)?)?;
+    let sizing = Sizing::of(&config.gateway, shard_count);
+    if let Some(sizing) = &sizing {
+        info!("{sizing}");
+    }
+    let past_kernel = data_path::open(config, sizing.as_ref(), &cores, &client_ports(config)?)?;
     let (bypass, device) = past_kernel.unzip();
     let listeners = open(config, shard_count, bypass.is_some())?;
     let clients = config.gateway.client.get_ref().iter().map(Spanned::get_ref);
@@ -42,7 +47,10 @@ pub(super) fn start(
         let core = wanted::Gateway::new(Arc::clone(&settings), shard, Instant::ZERO);
         Hosted::new(core, protocols.clone())
     };
-    let shell = shell(&config.gateway, shard_count, &cores);
+    let mut shell = shell(&config.gateway, shard_count, &cores);
+    if let Some(sizing) = sizing.filter(|sizing| sizing.bypass.is_some()) {
+        shell.connections_max = shell.connections_max.min(sizing.connections_max);
+    }
     let running = tengate_io::run(&shell, listeners, bypass, make)?;
     info!(shards = shard_count, cores = ?cores, "shards run");
     let mut service =

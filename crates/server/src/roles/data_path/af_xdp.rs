@@ -9,11 +9,13 @@ use tracing::{info, warn};
 
 use super::{Device, Opened, idle};
 use crate::config::{self, AfXdp, Netstack, XdpMode};
+use crate::sizing::Bypass;
 
 /// Opens the interface with a socket for each shard; its frames for other addresses and ports stay with the kernel.
 pub(super) fn open(
     netstack: &Netstack,
     wanted: &AfXdp,
+    sizes: &Bypass,
     shard_count: u16,
     ports: &[u16],
 ) -> anyhow::Result<Opened> {
@@ -32,11 +34,9 @@ pub(super) fn open(
         config::ZeroCopy::Off => ZeroCopy::Off,
         config::ZeroCopy::On => ZeroCopy::Required,
     };
-    config.frames = *wanted.frames.get_ref();
-    // Half of the frames wait for what arrives, half for what leaves.
-    let descriptors = (config.frames / 2).checked_next_power_of_two().unwrap_or(u32::MAX);
-    let descriptors = if descriptors > config.frames / 2 { descriptors / 2 } else { descriptors };
-    (config.rx_descriptors, config.tx_descriptors) = (descriptors, descriptors);
+    config.frames = sizes.frames;
+    (config.rx_descriptors, config.tx_descriptors) =
+        (sizes.descriptors.into(), sizes.descriptors.into());
     let mut interface = Interface::open(&config)?;
     let attached = interface.attached();
     if let Some(refusal) = interface.native_refusal() {
@@ -52,7 +52,7 @@ pub(super) fn open(
     // Only drivers of real devices do without copies; virtual ones choose a queue by the sender's core.
     let steers = if attached.zero_copy { Steers::Device } else { Steers::Software };
     Ok(Opened {
-        seats: interface.take_queues().into_iter().map(Seat::AfXdp).collect(),
+        seats: interface.take_queues().into_iter().map(Box::new).map(Seat::AfXdp).collect(),
         mac: interface.mac(),
         steers,
         idle: idle(

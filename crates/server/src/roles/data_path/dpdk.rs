@@ -7,6 +7,7 @@ use tracing::info;
 
 use super::{Opened, idle};
 use crate::config::{Dpdk, Netstack, PageKind};
+use crate::sizing::Bypass;
 
 /// The port, and DPDK itself, which must outlive it.
 #[derive(Debug)]
@@ -39,6 +40,7 @@ impl Device {
 pub(super) fn open(
     netstack: &Netstack,
     wanted: &Dpdk,
+    sizes: &Bypass,
     shard_count: u16,
     cores: &[usize],
 ) -> anyhow::Result<Opened> {
@@ -47,22 +49,17 @@ pub(super) fn open(
         PageKind::Huge => Pages::Huge,
         PageKind::Ordinary => Pages::Ordinary,
     };
-    let mut config =
-        PortConfig::for_connections(*netstack.connections_target.get_ref(), shard_count);
-    config.mtu = *netstack.mtu.get_ref();
-    if let Some(descriptors) = &wanted.descriptors {
-        (config.rx_descriptors, config.tx_descriptors) =
-            (*descriptors.get_ref(), *descriptors.get_ref());
-        config.buffers = config.buffers.max(config.buffers_min());
-    }
-    let memory_bytes = match &wanted.memory_bytes {
-        Some(size) => size.get_ref().0,
-        None => config.memory_bytes(pages) + EAL_BYTES,
+    let config = PortConfig {
+        queue_pairs: shard_count,
+        rx_descriptors: sizes.descriptors,
+        tx_descriptors: sizes.descriptors,
+        mtu: *netstack.mtu.get_ref(),
+        buffers: sizes.frames,
     };
     let eal = Eal::init(&EalConfig {
         cores: cores.to_vec(),
         pages,
-        memory_mib: u32::try_from(memory_bytes.div_ceil(1 << 20)).context("memory of DPDK")?,
+        memory_mib: u32::try_from(sizes.device_bytes >> 20).context("memory of DPDK")?,
         file_prefix: wanted.file_prefix.as_ref().map(|prefix| prefix.get_ref().clone()),
         devices: vec![name.clone()],
     })?;
@@ -73,7 +70,7 @@ pub(super) fn open(
     // Software devices claim to spread by a hash and do not all do it; a device on a bus does.
     let is_hardware = !name.starts_with("net_");
     let steers = if capabilities.rss && is_hardware { Steers::Device } else { Steers::Software };
-    info!(device = name, queues = shard_count, mib = memory_bytes >> 20, "DPDK port opened");
+    info!(device = name, queues = shard_count, mib = sizes.device_bytes >> 20, "DPDK port opened");
     let seats = port.take_queues().into_iter().map(Seat::Dpdk).collect();
     let sleep = (wanted.sleep_min.get_ref().0, wanted.sleep_max.get_ref().0);
     Ok(Opened {
@@ -89,6 +86,3 @@ pub(super) fn open(
         device: super::Device::Dpdk(Device { port, _eal: eal }),
     })
 }
-
-/// What DPDK wants beside the pools.
-const EAL_BYTES: u64 = 4 << 20;
