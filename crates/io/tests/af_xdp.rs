@@ -14,12 +14,14 @@ mod roles;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tengate_io::af_xdp::{AfXdpError, Attached, Config, Interface, Mode, ZeroCopy};
+use tengate_io::af_xdp::{
+    AfXdpError, AppendError, Attached, Burst, Config, Interface, Mode, ZeroCopy,
+};
 
 use echo::{Report, Shards};
-use roles::{Network, hear, role, say};
+use roles::{GATEWAY_V4, GATEWAY_V6, INTERFACE, Network, Offloads, PEER_V4, hear, role, say};
 
 #[test]
 fn clients_of_linux_are_echoed_in_native_mode() {
@@ -39,6 +41,238 @@ fn clients_of_linux_are_echoed_over_two_queues_in_native_mode() {
 #[test]
 fn clients_of_linux_are_echoed_over_two_queues_in_generic_mode() {
     echo("clients_of_linux_are_echoed_over_two_queues_in_generic_mode", Mode::Generic, 2);
+}
+
+#[test]
+fn frames_come_back_after_the_rings_were_full() {
+    match role().as_deref() {
+        Some("gateway") => {
+            let small =
+                Config { rx_descriptors: 64, tx_descriptors: 64, ..config(Mode::Native, 1) };
+            let small = Config { frames: small.frames_min(), ..small };
+            let mut interface = Interface::open(&small).unwrap();
+            let mut queue = interface.take_queues().pop().unwrap().claim();
+            say("ready");
+            assert_eq!(hear(), "sent");
+            let mut hoard = Vec::new();
+            for _ in 0..3 {
+                let mut burst = Burst::new();
+                queue.receive(&mut burst);
+                hoard.push(burst);
+            }
+            // The second receive found nothing: what came meanwhile had no place.
+            let counts: Vec<usize> =
+                hoard.iter_mut().map(|burst| burst.frames_mut().len()).collect();
+            assert_eq!(counts, [64, 0, 0]);
+            let stats = interface.stats().unwrap();
+            assert!(stats.dropped_ring_full + stats.fill_ring_empty >= SYNS - 64, "{stats:?}");
+            let frames = queue.frames();
+            assert_eq!((frames.total, frames.lent(), frames.receiving), (128, 64, 64));
+            assert_eq!(queue.append(&[b"no room for me"]), Err(AppendError::NoBuffer));
+            for len in [0, 1519] {
+                assert_eq!(
+                    queue.append(&[&vec![0; len]]),
+                    Err(AppendError::Length { len, max: 1518 })
+                );
+            }
+            hoard.clear();
+            assert_eq!(queue.frames().lent(), 0);
+            // Frames that nobody answers: to nobody's address.
+            for number in 0..64 {
+                assert_eq!(queue.append(&[&[2; 14], &[number; 46]]), Ok(()));
+            }
+            assert_eq!(queue.frames().sending, 64);
+            wait_for(|| queue.flush() == 0 && queue.frames().sending == 0);
+            let frames = queue.frames();
+            assert_eq!((frames.lent(), frames.sending, queue.stats().sent), (0, 0, 64));
+            assert_eq!(frames.free + frames.receiving, 128);
+            say("stopped");
+        }
+        Some("clients") => {
+            let _connecting = send_syns();
+            say("sent");
+        }
+        _ => {
+            let test = "frames_come_back_after_the_rings_were_full";
+            let Some(network) = Network::new(test, 1, Offloads::NoChecksums) else { return };
+            let mut gateway = network.start_gateway("gateway");
+            gateway.expect("ready");
+            let mut clients = network.start_peer("clients");
+            clients.expect("sent");
+            clients.succeed();
+            gateway.tell("sent");
+            gateway.expect("stopped");
+            gateway.succeed();
+        }
+    }
+}
+
+#[test]
+fn the_kernel_answers_again_when_the_gateway_is_gone_and_not_before() {
+    match role().as_deref() {
+        Some("gateway") => {
+            let open = || Interface::open(&config(Mode::Auto, 1)).unwrap();
+            let interface = open();
+            say("held");
+            assert_eq!(hear(), "drop");
+            drop(interface);
+            say("dropped");
+            assert_eq!(hear(), "open");
+            let _interface = open();
+            say("held");
+            hear();
+        }
+        Some("silence") => assert_eq!(connect_for_a_moment().unwrap_err(), ErrorKind::TimedOut),
+        Some("refusal") => {
+            assert_eq!(connect_for_a_moment().unwrap_err(), ErrorKind::ConnectionRefused);
+        }
+        _ => {
+            let test = "the_kernel_answers_again_when_the_gateway_is_gone_and_not_before";
+            let Some(network) = Network::new(test, 1, Offloads::NoChecksums) else { return };
+            network.start_peer("refusal").succeed();
+            let mut gateway = network.start_gateway("gateway");
+            gateway.expect("held");
+            network.start_peer("silence").succeed();
+            gateway.tell("drop");
+            gateway.expect("dropped");
+            network.start_peer("refusal").succeed();
+            gateway.tell("open");
+            gateway.expect("held");
+            network.start_peer("silence").succeed();
+            gateway.kill();
+            network.start_peer("refusal").succeed();
+        }
+    }
+}
+
+#[test]
+fn frames_for_a_queue_without_a_socket_are_dropped_and_counted() {
+    match role().as_deref() {
+        Some("gateway") => {
+            let interface = Interface::open(&config(Mode::Generic, 1)).unwrap();
+            say("held");
+            assert_eq!(hear(), "tried");
+            let stats = interface.stats().unwrap();
+            assert!(stats.dropped_without_socket > 0, "{stats:?}");
+            say("stopped");
+        }
+        Some("clients") => {
+            let connecting = send_syns();
+            // Whoever was refused knows by the time that this gives up.
+            assert_eq!(connect_for_a_moment().unwrap_err(), ErrorKind::TimedOut);
+            let refused = connecting.iter().filter_map(|client| client.take_error().unwrap());
+            assert_eq!(refused.map(|error| error.to_string()).collect::<Vec<_>>(), [""; 0]);
+        }
+        _ => {
+            let test = "frames_for_a_queue_without_a_socket_are_dropped_and_counted";
+            // The generic code knows a veth's queues by one less than their number.
+            let Some(network) = Network::new(test, 3, Offloads::None) else { return };
+            network.gateway_runs(&["ethtool", "-L", INTERFACE, "rx", "1"]);
+            let mut gateway = network.start_gateway("gateway");
+            gateway.expect("held");
+            network.gateway_runs(&["ethtool", "-L", INTERFACE, "rx", "3"]);
+            network.start_peer("clients").succeed();
+            gateway.tell("tried");
+            gateway.expect("stopped");
+            gateway.succeed();
+        }
+    }
+}
+
+#[test]
+fn faults_of_the_configuration_are_named() {
+    match role().as_deref() {
+        Some("one queue") => {
+            let one = config(Mode::Auto, 1);
+            let missing = Config { interface: "nowhere0".to_owned(), ..one.clone() };
+            refused(&missing, "there is no interface \"nowhere0\"");
+            let long_name = Config { interface: "x".repeat(99), ..one.clone() };
+            refused(&long_name, "there is no interface");
+            refused(&config(Mode::Auto, 2), "has 1 queues for 2 shards");
+            let zero_copy = Config { zero_copy: ZeroCopy::Required, ..one.clone() };
+            refused(&zero_copy, "cannot do without copies");
+            let _open = Interface::open(&one).unwrap();
+            refused(&one, "queue 0 of gate has an AF_XDP socket of another program");
+        }
+        Some("two queues") => refused(&config(Mode::Auto, 1), "ethtool -L gate combined 1"),
+        Some("down") => refused(&config(Mode::Auto, 2), "`ip link set gate up`"),
+        Some("large") => {
+            refused(&config(Mode::Auto, 2), "an MTU of 9000 bytes and AF_XDP takes 3822")
+        }
+        Some("peer is large") => {
+            refused(&config(Mode::Native, 2), "refuses XDP in native mode");
+            let interface = Interface::open(&config(Mode::Auto, 2)).unwrap();
+            assert!(!interface.attached().native);
+            let refusal = interface.native_refusal().unwrap();
+            assert!(matches!(refusal, AfXdpError::Native { .. }), "{refusal}");
+        }
+        _ => {
+            let test = "faults_of_the_configuration_are_named";
+            if let Some(network) = Network::new(test, 1, Offloads::None) {
+                network.start_gateway("one queue").succeed();
+            }
+            let Some(network) = Network::new(test, 2, Offloads::None) else { return };
+            network.start_gateway("two queues").succeed();
+            network.peer_runs(&["ip", "link", "set", "peer", "mtu", "9000"]);
+            network.start_gateway("peer is large").succeed();
+            network.gateway_runs(&["ip", "link", "set", INTERFACE, "mtu", "9000"]);
+            network.start_gateway("large").succeed();
+            network.gateway_runs(&["ip", "link", "set", INTERFACE, "mtu", "1500", "down"]);
+            network.start_gateway("down").succeed();
+        }
+    }
+}
+
+#[test]
+fn missing_privileges_are_named() {
+    match role().as_deref() {
+        Some("no bpf") => refused(&config(Mode::Auto, 1), "CAP_BPF and CAP_NET_ADMIN"),
+        Some("no raw") => {
+            refused(&config(Mode::Auto, 1), "may not make an AF_XDP socket; it needs CAP_NET_RAW");
+        }
+        Some("no memory") => refused(&config(Mode::Auto, 1), "raise `ulimit -l`"),
+        _ => {
+            let test = "missing_privileges_are_named";
+            let Some(network) = Network::new(test, 1, Offloads::NoChecksums) else { return };
+            let without = |role, capabilities| {
+                let command = ["setpriv", "--bounding-set", capabilities];
+                network.start_gateway_under(role, &command).succeed();
+            };
+            without("no bpf", "-bpf,-sys_admin");
+            without("no bpf", "-net_admin,-sys_admin");
+            without("no raw", "-net_raw");
+            let command =
+                ["setpriv", "--bounding-set", "-ipc_lock", "prlimit", "--memlock=1000000"];
+            network.start_gateway_under("no memory", &command).succeed();
+        }
+    }
+}
+
+/// Opens an interface, which must fail and say `message`.
+fn refused(config: &Config, message: &str) {
+    let error = Interface::open(config).expect_err("a fault was made").to_string();
+    assert!(error.contains(message), "{error}");
+}
+
+/// Connects, and gives up soon.
+fn connect_for_a_moment() -> Result<TcpStream, ErrorKind> {
+    let server = SocketAddr::new(GATEWAY_V4.parse().unwrap(), PORT);
+    TcpStream::connect_timeout(&server, MOMENT).map_err(|error| error.kind())
+}
+
+/// As many clients that connect and wait for nothing.
+fn send_syns() -> Vec<mio::net::TcpStream> {
+    let server = SocketAddr::new(GATEWAY_V4.parse().unwrap(), PORT);
+    (0..SYNS).map(|_| mio::net::TcpStream::connect(server).unwrap()).collect()
+}
+
+/// Polls until something holds; a test that hangs fails.
+fn wait_for(mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "nothing more happens");
+        std::thread::yield_now();
+    }
 }
 
 /// Serves one port by our stack and another by the kernel, and has clients at both.
@@ -87,8 +321,9 @@ fn echo(test: &str, mode: Mode, queues: u16) {
 /// Every frame came back, and nothing happened that healthy clients do not cause.
 fn check_gateway(reports: &[Report], stats: &str) {
     for report in reports {
-        let Report { frames, queue, stack, .. } = report;
+        let Report { frames, queue, stack, sleeps } = report;
         let all = format!("{report:?} {stats}");
+        assert!(*sleeps > 0, "{all}");
         assert_eq!((frames.lent(), frames.sending), (0, 0), "{all}");
         assert_eq!(frames.free + frames.receiving, frames.total, "{all}");
         assert_eq!((queue.kicks_failed, queue.refused_length), (0, 0), "{all}");
@@ -203,8 +438,6 @@ fn config(mode: Mode, queues: u16) -> Config {
     Config { mode, ..config }
 }
 
-use roles::{GATEWAY_V4, GATEWAY_V6, INTERFACE, Offloads, PEER_V4};
-
 const PORT: u16 = 7272;
 const KERNEL_PORT: u16 = 7373;
 const CLOSED_PORT: u16 = 7474;
@@ -212,5 +445,8 @@ const CLIENTS: usize = 50;
 const ROUNDS: usize = 20;
 const BULK_PART_BYTES: usize = 64 << 10;
 const BULK_ROUNDS: usize = 128;
+const SYNS: u64 = 200;
+/// Long enough for an answer on this machine, and shorter than the time to the next SYN.
+const MOMENT: Duration = Duration::from_millis(150);
 /// A test that hangs fails.
 const PATIENCE: Duration = Duration::from_secs(30);

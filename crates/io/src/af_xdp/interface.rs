@@ -76,35 +76,31 @@ impl Interface {
             mtu: info.mtu,
         })?;
         let steering = Steering::load(config)?;
-        let tries: &[(Place, ZeroCopy)] = match config.mode {
-            Mode::Native => &[(Place::Native, config.zero_copy)],
+        let (place, zero_copy) = match config.mode {
             // The generic code always copies.
-            Mode::Generic => &[(Place::Generic, ZeroCopy::Off)],
-            Mode::Auto if config.zero_copy == ZeroCopy::Required => {
-                &[(Place::Native, ZeroCopy::Required)]
-            }
-            Mode::Auto => &[(Place::Native, config.zero_copy), (Place::Generic, ZeroCopy::Off)],
+            Mode::Generic => (Place::Generic, ZeroCopy::Off),
+            Mode::Native | Mode::Auto => (Place::Native, config.zero_copy),
         };
-        let mut native_refusal = None;
-        for &(place, zero_copy) in tries {
-            let seats = open_sockets(config, &info, chunk_bytes, zero_copy)?;
-            steering.register(&seats)?;
-            match steering.program.attach(info.index, place as u32) {
-                Ok(link) => {
-                    let native = place == Place::Native;
-                    return Self::assemble(config, info, steering, seats, link, native)
-                        .map(|interface| Self { native_refusal, ..interface });
-                }
-                Err(error) => {
-                    let fault = attach_fault(config, place, error);
-                    if !matches!(fault, AfXdpError::Native { .. }) {
-                        return Err(fault);
-                    }
-                    native_refusal = Some(fault);
-                }
-            }
+        let seats = open_sockets(config, &info, chunk_bytes, zero_copy)?;
+        steering.register(&seats)?;
+        // Only now, when all sockets are there: the program drops what is ours and finds none.
+        let refusal = match steering.attach(config, &info, place) {
+            Ok(link) => return Self::assemble(config, info, steering, seats, link, place, None),
+            Err(refusal) => refusal,
+        };
+        let may_be_generic = config.mode == Mode::Auto && zero_copy != ZeroCopy::Required;
+        if !may_be_generic || !matches!(refusal, AfXdpError::Native { .. }) {
+            return Err(refusal);
         }
-        Err(native_refusal.expect("the last try failed, and every other failure has returned"))
+        let seats = if copies(&seats)? {
+            seats
+        } else {
+            drop(seats);
+            open_sockets(config, &info, chunk_bytes, ZeroCopy::Off)?
+        };
+        steering.register(&seats)?;
+        let link = steering.attach(config, &info, Place::Generic)?;
+        Self::assemble(config, info, steering, seats, link, Place::Generic, Some(refusal))
     }
 
     fn assemble(
@@ -113,25 +109,20 @@ impl Interface {
         steering: Steering,
         seats: Vec<Seat>,
         link: OwnedFd,
-        native: bool,
+        place: Place,
+        native_refusal: Option<AfXdpError>,
     ) -> Result<Self, AfXdpError> {
+        let attached = Attached { native: place == Place::Native, zero_copy: !copies(&seats)? };
         let attachment =
             Arc::new(Attachment { _link: link, without_socket: steering.without_socket });
         let sockets: Vec<Arc<OwnedFd>> =
             seats.iter().map(|seat| Arc::clone(seat.socket())).collect();
-        let mut zero_copy = true;
-        for socket in &sockets {
-            let is = is_zero_copy(socket)
-                .map_err(|error| AfXdpError::System { what: "say how it copies", error })?;
-            zero_copy &= is;
-        }
         let frame_bytes_max = (info.mtu + FRAME_OVERHEAD_BYTES) as usize;
         let seats = (0..config.queue_count).zip(seats).map(|(index, seat)| {
             QueueSeat::new(Arc::clone(&attachment), seat, index, frame_bytes_max)
         });
         let seats = seats.collect();
-        let attached = Attached { native, zero_copy };
-        Ok(Self { attachment, sockets, seats, info, attached, native_refusal: None })
+        Ok(Self { attachment, sockets, seats, info, attached, native_refusal })
     }
 
     /// The seats of all queues, in the order of their index; empty when they were taken before.
@@ -261,6 +252,16 @@ impl Steering {
         Ok(Self { program, sockets, without_socket })
     }
 
+    fn attach(
+        &self,
+        config: &Config,
+        info: &InterfaceInfo,
+        place: Place,
+    ) -> Result<OwnedFd, AfXdpError> {
+        let attached = self.program.attach(info.index, place as u32);
+        attached.map_err(|error| attach_fault(config, place, error))
+    }
+
     /// Puts the sockets into the map, each at its queue. The kernel takes them out when they close.
     fn register(&self, seats: &[Seat]) -> Result<(), AfXdpError> {
         for (queue, seat) in (0_u32..).zip(seats) {
@@ -271,6 +272,18 @@ impl Steering {
         }
         Ok(())
     }
+}
+
+/// Whether the kernel copies the frames of any of these.
+fn copies(seats: &[Seat]) -> Result<bool, AfXdpError> {
+    for seat in seats {
+        let zero_copy = is_zero_copy(seat.socket())
+            .map_err(|error| AfXdpError::System { what: "say how it copies", error })?;
+        if !zero_copy {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Binds a socket to each queue.

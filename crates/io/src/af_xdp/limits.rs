@@ -1,5 +1,7 @@
 //! Every limit of the AF_XDP path, in one place.
 
+use core::time::Duration;
+
 /// Frames one receive takes at most: enough to share its cost, few enough to stay in the first-level cache.
 pub const BURST_FRAMES: usize = 64;
 /// Descriptors of a ring at least; rings have a power of two of them.
@@ -24,6 +26,10 @@ pub(crate) const FRAME_OVERHEAD_BYTES: u32 = 14 + 4;
 pub(crate) const MTU_MAX: u32 = CHUNK_BYTES[1] - HEADROOM_BYTES - FRAME_OVERHEAD_BYTES;
 /// IPv6 extension headers that the steering program looks behind.
 pub(crate) const EXTENSIONS_MAX: usize = 4;
+/// How often a queue is asked for that another socket has, or had until just now.
+pub(crate) const BIND_TRIES: u32 = 100;
+/// Between two such questions.
+pub(crate) const BIND_INTERVAL: Duration = Duration::from_millis(5);
 /// What the kernel may say when it refuses the steering program, in bytes.
 pub(crate) const LOG_BYTES: usize = 64 << 10;
 

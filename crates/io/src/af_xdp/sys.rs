@@ -15,9 +15,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread;
 
 use super::assembler::Instruction;
-use super::limits::LOG_BYTES;
+use super::limits::{BIND_INTERVAL, BIND_TRIES, LOG_BYTES};
 
 /// Anonymous or shared memory; unmapped when it goes.
 #[derive(Debug)]
@@ -563,8 +564,16 @@ fn bind(socket: &OwnedFd, config: &SocketConfig) -> io::Result<()> {
     };
     let (fd, bytes) = (socket.as_raw_fd(), socklen::<libc::sockaddr_xdp>());
     // SAFETY: `address` is readable for its size, and the kernel copies it.
-    check(unsafe { libc::bind(fd, (&raw const address).cast(), bytes) })?;
-    Ok(())
+    let bind = || check(unsafe { libc::bind(fd, (&raw const address).cast(), bytes) });
+    // A queue is free some milliseconds after its last socket closed, also when that was another process.
+    let mut tries = BIND_TRIES;
+    loop {
+        match bind() {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && tries > 0 => tries -= 1,
+            bound => return bound.map(|_zero| ()),
+        }
+        thread::park_timeout(BIND_INTERVAL);
+    }
 }
 
 /// What the kernel counted of a socket.
