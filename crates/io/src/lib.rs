@@ -12,8 +12,8 @@
 //! destroy the last message.
 //!
 //! Costs: an idle connection is 32 bytes here beside the kernel's own; a busy one borrows buffers from its shard's pool
-//! only while bytes are kept or queued. All `unsafe` code of the project is in `sys.rs`, `af_xdp/sys.rs` and
-//! `dpdk/sys.rs`.
+//! only while bytes are kept or queued. All `unsafe` code of the project is in `sys.rs`, `af_xdp/sys.rs`
+//! with `af_xdp/sys/`, and `dpdk/sys.rs`.
 //!
 //! [`af_xdp`] moves Ethernet frames past the kernel instead, and so does, with the feature of that name, the module `dpdk`.
 

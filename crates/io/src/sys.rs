@@ -1,5 +1,5 @@
-//! The kernel calls that std does not offer, each behind a safe function; besides
-//! `af_xdp/sys.rs` and `dpdk/sys.rs` the only `unsafe` code of the project.
+//! The kernel calls that std does not offer, each behind a safe function; with `af_xdp/sys.rs` and `dpdk/sys.rs`
+//! the only `unsafe` code of the project.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use core::time::Duration;

@@ -11,17 +11,19 @@ mod echo;
 #[path = "af_xdp_net/roles.rs"]
 mod roles;
 
+use core::net::SocketAddr;
+use core::time::Duration;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tengate_io::af_xdp::{
     AfXdpError, AppendError, Attached, Burst, Config, Interface, Mode, ZeroCopy,
 };
 
 use echo::{Report, Shards};
-use roles::{GATEWAY_V4, GATEWAY_V6, INTERFACE, Network, Offloads, PEER_V4, hear, role, say};
+use roles::{GATEWAY_V4, GATEWAY_V6, INTERFACE, Network, Offloads, PEER_V4, hear, role, say, skip};
 
 #[test]
 fn clients_of_linux_are_echoed_in_native_mode() {
@@ -393,7 +395,7 @@ fn kernel_is_untouched() {
 
     match Command::new("ping").args(["-c", "1", "-W", "5", GATEWAY_V4]).output() {
         Ok(ping) => assert!(ping.status.success(), "{ping:?}"),
-        Err(error) => eprintln!("skipped: no ping ({error})"),
+        Err(error) => skip(&format!("no ping ({error})")),
     }
 }
 

@@ -97,7 +97,7 @@ impl Assembler {
     }
 
     /// Turns the two bytes of a loaded field in network order into a number.
-    pub(crate) fn from_network_half(&mut self, register: Register) {
+    pub(crate) fn network_half_to_number(&mut self, register: Register) {
         self.push(0xdc, register, 0, 0, 16);
     }
 

@@ -377,3 +377,75 @@ enum Place {
 const NEEDS_BPF: &str = "CAP_BPF and CAP_NET_ADMIN, or to be root";
 
 const _: () = assert!(MTU_MAX > 1500);
+
+#[cfg(test)]
+mod tests {
+    use core::net::Ipv4Addr;
+    use std::env;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Runs `test` again in a network namespace of its own, where `lo` has an MTU that fits; returns whether this is that.
+    fn is_in_namespace(test: &str) -> bool {
+        if env::var_os(ROLE).is_some() {
+            for arguments in
+                [["link", "set", "lo", "mtu", "1500"].as_slice(), &["link", "set", "lo", "up"]]
+            {
+                assert!(Command::new("ip").args(arguments).status().unwrap().success());
+            }
+            return true;
+        }
+        let may = Command::new("unshare").args(["--net", "true"]).status();
+        if !may.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: needs root and util-linux to make a network namespace");
+            return false;
+        }
+        let status = Command::new("unshare")
+            .arg("--net")
+            .arg(env::current_exe().unwrap())
+            .args(["--exact", &format!("af_xdp::interface::tests::{test}"), "--nocapture"])
+            .env(ROLE, "in the namespace")
+            .status();
+        assert!(status.unwrap().success(), "the test failed in its namespace");
+        false
+    }
+
+    fn config(mode: Mode) -> Config {
+        let config = Config::new("lo", vec![Ipv4Addr::LOCALHOST.into()], vec![7272], 1);
+        Config { mode, ..config }
+    }
+
+    #[test]
+    fn a_driver_without_native_mode_gets_the_generic_one_if_that_may_be() {
+        if !is_in_namespace("a_driver_without_native_mode_gets_the_generic_one_if_that_may_be") {
+            return;
+        }
+        let interface = Interface::open(&config(Mode::Auto)).unwrap();
+        assert_eq!(interface.attached().to_string(), "generic, copy");
+        let refusal = interface.native_refusal().unwrap().to_string();
+        assert!(refusal.contains("its driver has none; take generic mode"), "{refusal}");
+        drop(interface);
+        let refusal = Interface::open(&config(Mode::Native)).unwrap_err();
+        assert!(matches!(refusal, AfXdpError::Native { .. }), "{refusal}");
+        assert!(Interface::open(&config(Mode::Generic)).unwrap().native_refusal().is_none());
+    }
+
+    #[test]
+    fn another_program_on_the_interface_is_left_alone() {
+        if !is_in_namespace("another_program_on_the_interface_is_left_alone") {
+            return;
+        }
+        let another = Steering::load(&config(Mode::Auto)).unwrap();
+        let info = interface_info("lo").unwrap().unwrap();
+        let link = another.attach(&config(Mode::Auto), &info, Place::Generic).unwrap();
+        for mode in [Mode::Auto, Mode::Generic] {
+            let refusal = Interface::open(&config(mode)).unwrap_err();
+            assert!(matches!(refusal, AfXdpError::Occupied { .. }), "{mode:?}: {refusal}");
+        }
+        drop(link);
+        assert!(Interface::open(&config(Mode::Auto)).is_ok());
+    }
+
+    const ROLE: &str = "TENGATE_TEST_ROLE";
+}

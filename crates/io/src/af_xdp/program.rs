@@ -253,7 +253,7 @@ impl Steering {
 
     fn load_network_half(&mut self, to: Register, offset: i16) {
         self.code.load(Width::Half, to, CURSOR, offset);
-        self.code.from_network_half(to);
+        self.code.network_half_to_number(to);
     }
 }
 
@@ -294,7 +294,7 @@ const ICMPV6_UNREACHABLE: i32 = 1;
 /// RFC 4443.
 const ICMPV6_TOO_BIG: i32 = 2;
 
-const _: () = assert!(KEY_ADDRESS + KEY_BYTES as i16 == 0);
+const _: () = assert!(KEY_ADDRESS.unsigned_abs() as usize == KEY_BYTES);
 
 #[cfg(test)]
 mod tests;

@@ -29,6 +29,8 @@ pub struct Queue {
     frame_bytes_max: usize,
     /// Frames staged since the last flush.
     staged: u32,
+    /// An append found no room even after a flush: the others of the turn need not call the kernel for that again.
+    is_stalled: bool,
     stats: QueueStats,
 }
 
@@ -112,6 +114,7 @@ impl QueueSeat {
             index: self.index,
             frame_bytes_max: self.frame_bytes_max,
             staged: 0,
+            is_stalled: false,
             stats: QueueStats::default(),
         }
     }
@@ -162,8 +165,9 @@ impl Queue {
             self.stats.refused_length += 1;
             return Err(AppendError::Length { len, max });
         };
-        if !self.xsk.can_stage() {
+        if !self.xsk.can_stage() && !self.is_stalled {
             self.flush();
+            self.is_stalled = !self.xsk.can_stage();
         }
         match self.xsk.stage(bytes) {
             Ok(frame) => {
@@ -187,6 +191,7 @@ impl Queue {
     pub fn flush(&mut self) -> usize {
         self.stats.sent += u64::from(self.staged);
         self.staged = 0;
+        self.is_stalled = false;
         let mut left = self.xsk.publish();
         // A call sends no more than some, or as much as the device has room for: as long as it gets on, there is room.
         while left > 0 && self.xsk.send_needs_wakeup() {

@@ -1,24 +1,28 @@
-//! The kernel's interfaces for AF_XDP and BPF, each behind a safe function; besides `../sys.rs` and `../dpdk/sys.rs` the
-//! only `unsafe` code of the project.
+//! The kernel's interfaces for AF_XDP and BPF, each behind a safe function: sockets and their rings here, the rest
+//! in `sys/`. With the other two `sys.rs` the only `unsafe` code of the project.
 //!
 //! A frame's memory belongs to one of four at any time: the pool ([`Umem`]), a [`Frames`], the kernel for receiving (fill
 //! and rx ring) or the kernel for sending (tx and completion ring). Chunk numbers move between them and are never copied, which
 //! is why lending their bytes is sound.
 
 use core::cell::RefCell;
-use core::ffi::{CStr, c_char, c_int, c_void};
+use core::ffi::{c_int, c_void};
 use core::ptr::NonNull;
 use core::slice;
 use core::sync::atomic::{AtomicU32, Ordering};
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 
-use super::assembler::Instruction;
-use super::limits::{BIND_INTERVAL, BIND_TRIES, LOG_BYTES};
+use super::limits::{BIND_INTERVAL, BIND_TRIES};
+
+mod bpf;
+mod interface;
+
+pub(crate) use bpf::{LoadError, Map, MapKind, Program};
+pub(crate) use interface::{InterfaceInfo, interface_info};
 
 /// Anonymous or shared memory; unmapped when it goes.
 #[derive(Debug)]
@@ -594,7 +598,6 @@ impl Plain for libc::xdp_umem_reg {}
 impl Plain for libc::xdp_mmap_offsets {}
 impl Plain for libc::xdp_statistics {}
 impl Plain for libc::xdp_options {}
-impl Plain for Channels {}
 
 fn zeroed<T: Plain>() -> T {
     // SAFETY: a `Plain` consists of integers, for which zero is a value.
@@ -623,311 +626,6 @@ fn socklen<T>() -> libc::socklen_t {
     libc::socklen_t::try_from(size_of::<T>()).expect("a small structure")
 }
 
-/// What the kernel knows of an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct InterfaceInfo {
-    pub(crate) index: u32,
-    pub(crate) mac: [u8; 6],
-    pub(crate) mtu: u32,
-    pub(crate) is_up: bool,
-    /// Receive and transmit queues, when the driver says.
-    pub(crate) queues: Option<(u32, u32)>,
-}
-
-/// Asks for an interface of the calling thread's network namespace; `None` when there is none of that name.
-pub(crate) fn interface_info(name: &str) -> io::Result<Option<InterfaceInfo>> {
-    let Ok(c_name) = CString::new(name) else { return Ok(None) };
-    // SAFETY: `c_name` is a C string.
-    let index = unsafe { libc::if_nametoindex(c_name.as_ptr()) };
-    if index == 0 {
-        return Ok(None);
-    }
-    // SAFETY: no pointer is passed.
-    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
-    let socket = unsafe { OwnedFd::from_raw_fd(check(fd)?) };
-    let address = request(&socket, &c_name, libc::SIOCGIFHWADDR, None)?;
-    // SAFETY: the kernel filled in a hardware address, and every member takes any bits.
-    let address = unsafe { address.ifr_ifru.ifru_hwaddr };
-    let mut mac = [0; 6];
-    for (byte, raw) in mac.iter_mut().zip(address.sa_data) {
-        *byte = raw.to_ne_bytes()[0];
-    }
-    let mtu = request(&socket, &c_name, libc::SIOCGIFMTU, None)?;
-    // SAFETY: the kernel filled in an integer.
-    let mtu = unsafe { mtu.ifr_ifru.ifru_mtu };
-    let flags = request(&socket, &c_name, libc::SIOCGIFFLAGS, None)?;
-    // SAFETY: the kernel filled in a small integer.
-    let flags = unsafe { flags.ifr_ifru.ifru_flags };
-    let mut channels = Channels { command: ETHTOOL_GET_CHANNELS, ..zeroed() };
-    let asked = request(&socket, &c_name, libc::SIOCETHTOOL, Some(&mut channels));
-    let Channels { rx, tx, combined, .. } = channels;
-    Ok(Some(InterfaceInfo {
-        index,
-        mac,
-        mtu: u32::try_from(mtu).unwrap_or(0),
-        is_up: c_int::from(flags) & libc::IFF_UP != 0,
-        queues: asked.is_ok().then_some((rx + combined, tx + combined)),
-    }))
-}
-
-/// `struct ethtool_channels`
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-struct Channels {
-    command: u32,
-    rx_max: u32,
-    tx_max: u32,
-    other_max: u32,
-    combined_max: u32,
-    rx: u32,
-    tx: u32,
-    other: u32,
-    combined: u32,
-}
-
-/// One question about an interface.
-fn request(
-    socket: &OwnedFd,
-    name: &CStr,
-    question: libc::c_ulong,
-    channels: Option<&mut Channels>,
-) -> io::Result<libc::ifreq> {
-    // SAFETY: a request consists of integers and pointers, for which all zeros is a value.
-    let mut request: libc::ifreq = unsafe { core::mem::zeroed() };
-    let bytes = name.to_bytes();
-    // The last byte stays zero.
-    if bytes.len() >= request.ifr_name.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (place, byte) in request.ifr_name.iter_mut().zip(bytes) {
-        *place = c_char::from_ne_bytes([*byte]);
-    }
-    if let Some(channels) = channels {
-        request.ifr_ifru.ifru_data = (&raw mut *channels).cast();
-    }
-    // SAFETY: `request` is writable, and has a C string as name. Only SIOCETHTOOL follows the pointer, to `channels`, which is
-    // writable and as large as the command in it says.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), question as _, &raw mut request) })?;
-    Ok(request)
-}
-
-/// Kinds of BPF maps, with the numbers of linux/bpf.h.
-#[derive(Clone, Copy, Debug)]
-#[repr(u32)]
-pub(crate) enum MapKind {
-    Hash = 1,
-    Array = 2,
-    Xsk = 17,
-}
-
-/// A BPF map.
-#[derive(Debug)]
-pub(crate) struct Map {
-    fd: OwnedFd,
-    key_bytes: u32,
-    value_bytes: u32,
-}
-
-impl Map {
-    pub(crate) fn create(
-        kind: MapKind,
-        key_bytes: u32,
-        value_bytes: u32,
-        entries: u32,
-    ) -> io::Result<Self> {
-        let mut create = MapCreate { kind: kind as u32, key_bytes, value_bytes, entries, flags: 0 };
-        // SAFETY: the command's attributes have no pointer.
-        let fd = unsafe { bpf(BPF_MAP_CREATE, &mut create) }?;
-        // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { fd, key_bytes, value_bytes })
-    }
-
-    /// The descriptor's number, for programs.
-    pub(crate) fn number(&self) -> i32 {
-        self.fd.as_raw_fd()
-    }
-
-    pub(crate) fn insert(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
-        assert_eq!((key.len(), value.len()), (self.key_bytes as usize, self.value_bytes as usize));
-        let mut element = MapElement {
-            map: self.fd.as_raw_fd().unsigned_abs(),
-            padding: 0,
-            key: address_of(key.as_ptr()),
-            value: address_of(value.as_ptr()),
-            flags: 0,
-        };
-        // SAFETY: key and value are readable for the map's sizes, as asserted, and the kernel copies them.
-        unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut element) }?;
-        Ok(())
-    }
-
-    /// A value of eight bytes.
-    pub(crate) fn number_at(&self, key: u32) -> io::Result<u64> {
-        assert_eq!((self.key_bytes, self.value_bytes), (4, 8), "a map from numbers to numbers");
-        let mut value = 0_u64;
-        let mut element = MapElement {
-            map: self.fd.as_raw_fd().unsigned_abs(),
-            padding: 0,
-            key: address_of(&raw const key),
-            value: address_of(&raw mut value),
-            flags: 0,
-        };
-        // SAFETY: `key` is readable and `value` writable for the map's sizes, as asserted.
-        unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &mut element) }?;
-        Ok(value)
-    }
-}
-
-/// A loaded XDP program.
-#[derive(Debug)]
-pub(crate) struct Program(OwnedFd);
-
-/// Why the kernel refused a program.
-#[derive(Debug)]
-pub(crate) struct LoadError {
-    pub(crate) error: io::Error,
-    /// What its verifier says.
-    pub(crate) log: String,
-}
-
-impl Program {
-    pub(crate) fn load(code: &[Instruction]) -> Result<Self, LoadError> {
-        let mut load = ProgramLoad {
-            kind: BPF_PROG_TYPE_XDP,
-            len: u32::try_from(code.len()).expect("a short program"),
-            code: address_of(code.as_ptr()),
-            license: address_of(LICENSE.as_ptr()),
-            log_level: 0,
-            log_bytes: 0,
-            log: 0,
-            kernel_version: 0,
-            flags: 0,
-            name: *b"tengate_steering",
-        };
-        load.name[15] = 0;
-        // SAFETY: `code` is readable for `len` instructions and the licence is a C string; there is no log.
-        let loaded = unsafe { bpf(BPF_PROG_LOAD, &mut load) };
-        let error = match loaded {
-            // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
-            Ok(fd) => return Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) })),
-            Err(error) => error,
-        };
-        let mut log = vec![0_u8; LOG_BYTES];
-        load.log_level = 1;
-        load.log_bytes = u32::try_from(log.len()).expect("a small buffer");
-        load.log = address_of(log.as_mut_ptr());
-        // SAFETY: as above, and `log` is writable for its length.
-        if let Ok(fd) = unsafe { bpf(BPF_PROG_LOAD, &mut load) } {
-            // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
-            return Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }));
-        }
-        let log = CStr::from_bytes_until_nul(&log).unwrap_or_default();
-        Err(LoadError { error, log: log.to_string_lossy().trim_end().to_owned() })
-    }
-
-    /// Attaches the program to an interface; it is detached when what this returns is closed.
-    pub(crate) fn attach(&self, interface_index: u32, flags: u32) -> io::Result<OwnedFd> {
-        let mut create = LinkCreate {
-            program: self.0.as_raw_fd().unsigned_abs(),
-            target: interface_index,
-            attach_type: BPF_XDP,
-            flags,
-        };
-        // SAFETY: the command's attributes have no pointer.
-        let fd = unsafe { bpf(BPF_LINK_CREATE, &mut create) }?;
-        // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-    }
-
-    /// Runs the program on a frame that came from nowhere, and returns what it says.
-    #[cfg(test)]
-    pub(crate) fn run(&self, frame: &[u8]) -> io::Result<u32> {
-        let mut run = ProgramRun {
-            program: self.0.as_raw_fd().unsigned_abs(),
-            result: 0,
-            frame_bytes: u32::try_from(frame.len()).unwrap(),
-            output_bytes: 0,
-            frame: address_of(frame.as_ptr()),
-            output: 0,
-            repeat: 1,
-            duration: 0,
-        };
-        // SAFETY: `frame` is readable for its length, and no output is asked for.
-        unsafe { bpf(BPF_PROG_TEST_RUN, &mut run) }?;
-        Ok(run.result)
-    }
-}
-
-/// One call of bpf(2). Newer kernels know more attributes than these, which are zero for them.
-///
-/// # Safety
-/// The attributes must be those of the command, and their pointers must be good for what it does with them.
-unsafe fn bpf<T>(command: c_int, attributes: &mut T) -> io::Result<i32> {
-    let attributes: *mut T = attributes;
-    // SAFETY: `attributes` is readable and writable for its size; the caller vouches for its pointers.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
-    i32::try_from(result).ok().filter(|result| *result >= 0).ok_or_else(io::Error::last_os_error)
-}
-
-fn address_of<T>(pointer: *const T) -> u64 {
-    pointer.expose_provenance() as u64
-}
-
-#[repr(C)]
-struct MapCreate {
-    kind: u32,
-    key_bytes: u32,
-    value_bytes: u32,
-    entries: u32,
-    flags: u32,
-}
-
-#[repr(C)]
-struct MapElement {
-    map: u32,
-    padding: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
-#[repr(C)]
-struct ProgramLoad {
-    kind: u32,
-    len: u32,
-    code: u64,
-    license: u64,
-    log_level: u32,
-    log_bytes: u32,
-    log: u64,
-    kernel_version: u32,
-    flags: u32,
-    name: [u8; 16],
-}
-
-#[repr(C)]
-struct LinkCreate {
-    program: u32,
-    target: u32,
-    attach_type: u32,
-    flags: u32,
-}
-
-#[cfg(test)]
-#[repr(C)]
-struct ProgramRun {
-    program: u32,
-    result: u32,
-    frame_bytes: u32,
-    output_bytes: u32,
-    frame: u64,
-    output: u64,
-    repeat: u32,
-    duration: u32,
-}
-
 /// Turns -1 into the error the kernel left.
 fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -940,19 +638,6 @@ const AF_XDP: u16 = 44;
 const CHARGE_BYTES: u32 = 8192;
 /// `XDP_MAX_TX_SKB_BUDGET`, from Linux 6.17 on.
 const MAX_TX_BUDGET: c_int = 9;
-/// `ETHTOOL_GCHANNELS`
-const ETHTOOL_GET_CHANNELS: u32 = 0x3c;
-const LICENSE: &CStr = c"Dual MIT/GPL";
-const BPF_MAP_CREATE: c_int = 0;
-const BPF_MAP_LOOKUP_ELEM: c_int = 1;
-const BPF_MAP_UPDATE_ELEM: c_int = 2;
-const BPF_PROG_LOAD: c_int = 5;
-#[cfg(test)]
-const BPF_PROG_TEST_RUN: c_int = 10;
-const BPF_LINK_CREATE: c_int = 28;
-const BPF_PROG_TYPE_XDP: u32 = 6;
-const BPF_XDP: u32 = 37;
 
 const _: () = assert!(AF_XDP as c_int == libc::AF_XDP);
-const _: () = assert!(size_of::<libc::xdp_desc>() == 16 && size_of::<Channels>() == 36);
-const _: () = assert!(size_of::<MapElement>() == 32 && size_of::<ProgramLoad>() == 64);
+const _: () = assert!(size_of::<libc::xdp_desc>() == 16);

@@ -1,4 +1,4 @@
-//! DPDK behind safe types; with the other `sys.rs` the only `unsafe` code of the project.
+//! DPDK behind safe types; with the other two `sys.rs` the only `unsafe` code of the project.
 //!
 //! What makes the types sound: the EAL is up before any of them exists ([`EalUp`]); a port is opened once and closed by the
 //! last owner of its [`Device`], be it a queue, a list of frames or the port; one [`Pair`] exists for each queue pair, so

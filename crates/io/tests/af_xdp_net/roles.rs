@@ -42,7 +42,7 @@ impl Network {
         let name = |end| format!("tengate-{}-{}-{end}", std::process::id(), short(test));
         let network = Self { test: test.to_owned(), gateway: name("g"), peer: name("p") };
         if let Err(reason) = run("ip", &["netns", "add", &network.gateway]) {
-            eprintln!("skipped: needs root and iproute2 to make network namespaces: {reason}");
+            skip(&format!("needs root and iproute2 to make network namespaces: {reason}"));
             return None;
         }
         let Self { gateway, peer, .. } = &network;
@@ -180,6 +180,12 @@ pub(crate) fn role() -> Option<String> {
 pub(crate) fn say(line: &str) {
     // The test runner has begun a line of its own.
     println!("\n{SAYS}{line}");
+}
+
+/// Says, outside of the runner's record, that a test or a part of it did not run.
+#[expect(clippy::print_stderr, reason = "whoever runs the tests should know")]
+pub(crate) fn skip(reason: &str) {
+    eprintln!("skipped: {reason}");
 }
 
 pub(crate) fn hear() -> String {
