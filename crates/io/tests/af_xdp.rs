@@ -228,24 +228,31 @@ fn faults_of_the_configuration_are_named() {
 #[test]
 fn missing_privileges_are_named() {
     match role().as_deref() {
-        Some("no bpf") => refused(&config(Mode::Auto, 1), "CAP_BPF and CAP_NET_ADMIN"),
+        Some("no bpf") => {
+            refused(&config(Mode::Auto, 1), "it needs CAP_NET_ADMIN, CAP_BPF and CAP_PERFMON")
+        }
         Some("no raw") => {
             refused(&config(Mode::Auto, 1), "may not make an AF_XDP socket; it needs CAP_NET_RAW");
+        }
+        Some("enough") => {
+            let config = config(Mode::Auto, 1);
+            let small = Config { rx_descriptors: 512, tx_descriptors: 512, ..config };
+            drop(Interface::open(&Config { frames: small.frames_min(), ..small }).unwrap());
         }
         Some("no memory") => refused(&config(Mode::Auto, 1), "raise `ulimit -l`"),
         _ => {
             let test = "missing_privileges_are_named";
             let Some(network) = Network::new(test, 1, Offloads::NoChecksums) else { return };
-            let without = |role, capabilities| {
-                let command = ["setpriv", "--bounding-set", capabilities];
+            let with = |role, capabilities, memory| {
+                let command = ["setpriv", "--bounding-set", capabilities, "prlimit", memory];
                 network.start_gateway_under(role, &command).succeed();
             };
-            without("no bpf", "-bpf,-sys_admin");
-            without("no bpf", "-net_admin,-sys_admin");
-            without("no raw", "-net_raw");
-            let command =
-                ["setpriv", "--bounding-set", "-ipc_lock", "prlimit", "--memlock=1000000"];
-            network.start_gateway_under("no memory", &command).succeed();
+            with("enough", "-all,+net_raw,+net_admin,+bpf,+perfmon", "--memlock=8388608");
+            with("no bpf", "-bpf,-sys_admin", "--memlock=8388608");
+            with("no bpf", "-net_admin,-sys_admin", "--memlock=8388608");
+            with("no bpf", "-perfmon,-sys_admin", "--memlock=8388608");
+            with("no raw", "-net_raw", "--memlock=8388608");
+            with("no memory", "-ipc_lock", "--memlock=8000000");
         }
     }
 }

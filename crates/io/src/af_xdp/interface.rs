@@ -360,6 +360,10 @@ fn load_fault(LoadError { error, log }: LoadError) -> AfXdpError {
         Some(libc::EPERM | libc::ENOSYS) => {
             AfXdpError::of_step("load an XDP program", NEEDS_BPF, error)
         }
+        // Headers differ in length, and without the third capability the verifier allows no pointer that does.
+        Some(libc::EACCES) if log.contains("prohibited for !root") => {
+            AfXdpError::of_step("load an XDP program", NEEDS_BPF, error)
+        }
         _ => AfXdpError::Program { error, log },
     }
 }
@@ -374,7 +378,7 @@ enum Place {
     Native = 1 << 2,
 }
 
-const NEEDS_BPF: &str = "CAP_BPF and CAP_NET_ADMIN, or to be root";
+const NEEDS_BPF: &str = "CAP_NET_ADMIN, CAP_BPF and CAP_PERFMON, or to be root";
 
 const _: () = assert!(MTU_MAX > 1500);
 
