@@ -64,7 +64,7 @@ impl Bed {
     fn act(&mut self, script: &mut Script<'_>) -> Option<()> {
         let op = script.byte()?;
         let at = usize::from(script.byte()? % 2);
-        match op % 10 {
+        match op % 11 {
             0 => {
                 let server = SocketAddr::new(address(0), PORT);
                 if let Ok(conn) = self.hosts[1].stack.connect(self.now, server, None) {
@@ -108,7 +108,20 @@ impl Bed {
                 let frame = self.hosts[at].arriving.pop_front();
                 frame.iter().for_each(|frame| self.deliver(at, frame));
             }
-            _ => self.settle(),
+            9 => self.settle(),
+            _ => self.broadcast(script, at)?,
+        }
+        Some(())
+    }
+
+    /// One message for every connection of a host.
+    fn broadcast(&mut self, script: &mut Script<'_>, at: usize) -> Option<()> {
+        let len = 33 * usize::from(script.byte()?);
+        let Host { stack, conns, .. } = &mut self.hosts[at];
+        if let Some(shared) = stack.share(&vec![8; len]) {
+            for conn in conns {
+                assert!(stack.send_shared(*conn, shared) <= len);
+            }
         }
         Some(())
     }

@@ -30,18 +30,45 @@ pub(crate) struct Path {
 pub(crate) struct Payload<'a> {
     parts: [&'a [u8]; FRAME_PARTS_MAX - 1],
     count: usize,
+    len: usize,
+    /// The sum of all of them, where it is known already.
+    known_sum: Option<Checksum>,
 }
 
 impl<'a> Payload<'a> {
-    /// Appends a slice. There is a place: a frame is shorter than that many chunks.
+    /// One slice whose sum is known.
+    pub(crate) fn whole(bytes: &'a [u8], sum: Checksum) -> Self {
+        let mut payload = Self::default();
+        payload.push(bytes);
+        payload.known_sum = Some(sum);
+        payload
+    }
+
+    /// Appends a slice. There is a place: senders cut what would have more.
     pub(crate) fn push(&mut self, bytes: &'a [u8]) {
         self.parts[self.count] = bytes;
         self.count += 1;
+        self.len += bytes.len();
+        self.known_sum = None;
     }
 
     /// The slices.
     pub(crate) fn parts(&self) -> &[&'a [u8]] {
         &self.parts[..self.count]
+    }
+
+    /// Bytes in the slices.
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The sum of the bytes.
+    pub(crate) fn sum(&self) -> Checksum {
+        self.known_sum.unwrap_or_else(|| {
+            let mut sum = Checksum::default();
+            self.parts().iter().for_each(|part| sum.add(part));
+            sum
+        })
     }
 }
 
@@ -57,13 +84,13 @@ impl Link {
         let mut tcp_header = [0; tcp::HEADER_LEN_MAX];
         let header_len = header.encode(&mut tcp_header);
         let tcp_header = &mut tcp_header[..header_len];
-        let len = header_len + payload.parts().iter().map(|part| part.len()).sum::<usize>();
+        let len = header_len + payload.len();
         let mut sum = Checksum::pseudo(path.local, path.remote, ip::TCP, len);
         let field = match self.checksums {
             Checksums::Offloaded => sum.partial(),
             Checksums::Software => {
                 sum.add(tcp_header);
-                payload.parts().iter().for_each(|part| sum.add(part));
+                sum.join(payload.sum());
                 sum.finish()
             }
         };
@@ -81,7 +108,7 @@ impl Link {
         payload: &Payload<'_>,
         device: &mut impl Device,
     ) -> Result<(), DeviceFull> {
-        let len = front.len() + payload.parts().iter().map(|part| part.len()).sum::<usize>();
+        let len = front.len() + payload.len();
         let is_v4 = path.remote.to_ipv4_mapped().is_some();
         let ether_type = if is_v4 { ethernet::IPV4 } else { ethernet::IPV6 };
         let mut headers = [0; HEADERS_LEN_MAX];

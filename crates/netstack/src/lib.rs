@@ -6,7 +6,8 @@
 //! A turn of its shell, which is the only order that makes sense:
 //! 1. [`Stack::handle_frame`] for each frame of a burst, and after each one all of [`Stack::poll_event`]: received bytes lie
 //!    in the frame. [`Stack::handle_timeout`] when [`Stack::poll_timeout`] has come, and its events.
-//! 2. The application's answers: [`Stack::send`], [`Stack::shutdown`], [`Stack::close`], [`Stack::abort`].
+//! 2. The application's answers: [`Stack::send`], [`Stack::shutdown`], [`Stack::close`], [`Stack::abort`]; for many
+//!    connections at once [`Stack::share`] and [`Stack::send_shared`].
 //! 3. [`Stack::flush`]: data and acknowledgements of the turn leave together.
 //!
 //! # Cost
@@ -43,6 +44,7 @@ mod neighbor;
 mod flow;
 mod tcp;
 mod pool;
+mod short_deque;
 mod shared;
 mod frame;
 mod wire;
@@ -55,7 +57,7 @@ mod tests;
 
 pub use config::{Address, Checksums, Config, ConfigError, CongestionControl, Keepalive, Secret};
 pub use event::{Cause, Device, DeviceFull, Event};
-pub use stack::{ConnectError, Gauges, Stack};
+pub use stack::{ConnectError, Gauges, SharedBytes, Stack};
 pub use stats::Stats;
 pub use steer::flow_hash;
 pub use wire::ethernet::MacAddr;

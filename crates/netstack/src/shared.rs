@@ -107,9 +107,14 @@ impl Shared {
         device: &mut impl Device,
     ) -> Result<(), DeviceFull> {
         self.link.send_segment(path, header, payload, device)?;
+        self.count_segment();
+        Ok(())
+    }
+
+    /// Counts a segment that was sent.
+    pub(crate) const fn count_segment(&mut self) {
         self.stats.frames_sent += 1;
         self.stats.segments_sent += 1;
-        Ok(())
     }
 
     /// Sends a reset, which is not repeated when the device has no room: the peer's next segment asks for another.

@@ -16,11 +16,10 @@ use crate::event::{Cause, Device, DeviceFull, Event};
 use crate::flow::Flows;
 use crate::limits;
 use crate::neighbor::Neighbors;
+use crate::pool::SharedId;
 use crate::shared::Shared;
 use crate::stats::Stats;
-#[cfg(test)]
-use crate::tcp::tcb::Tcb;
-use crate::tcp::tcb::{Fate, NEVER, State};
+use crate::tcp::tcb::{Fate, NEVER, State, Tcb};
 use crate::tcp::time_wait::TimeWait;
 
 pub use active::ConnectError;
@@ -37,6 +36,10 @@ pub struct Stack {
     listeners: Vec<Listener>,
     /// Connections to look at when the turn ends.
     dirty: VecDeque<u32>,
+    /// What was shared in this turn, until it ends.
+    turn_shares: Vec<SharedId>,
+    /// Turns that ended; it wraps.
+    turn: u32,
     /// Connections that peers are opening.
     backlog_len: u32,
     /// When a cookie was last sent: only then are answers to one looked for.
@@ -45,6 +48,13 @@ pub struct Stack {
     next_port: u16,
     /// SYNs are dropped for now.
     listening_paused: bool,
+}
+
+/// Bytes of [`Stack::share`], for [`Stack::send_shared`]. Good until the end of the turn, which is [`Stack::flush`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedBytes {
+    id: SharedId,
+    turn: u32,
 }
 
 /// A port that peers may connect to.
@@ -75,6 +85,8 @@ impl Stack {
             neighbors,
             listeners: Vec::new(),
             dirty: VecDeque::new(),
+            turn_shares: Vec::new(),
+            turn: 0,
             backlog_len: 0,
             cookie_sent_at: None,
             next_port: 0,
@@ -130,22 +142,56 @@ impl Stack {
     /// were taken: fewer than given when the send buffer is full, the pool is exhausted, the stream is finished or the
     /// connection is gone.
     pub fn send(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
-        let Some(tcb) = self.flows.get_mut(conn.0) else { return 0 };
-        let is_open = tcb.state.may_send() || tcb.state.is_opening();
-        if !is_open || tcb.fin_wanted || bytes.is_empty() {
+        let Some((tcb, room)) = sender(&mut self.flows, conn, &self.shared.config) else {
+            return 0;
+        };
+        let wanted = &bytes[..bytes.len().min(room)];
+        if wanted.is_empty() {
             return 0;
         }
         let shared = &mut self.shared;
-        let room = shared.config.send_buffer_bytes.saturating_sub(tcb.queued()) as usize;
-        let wanted = &bytes[..bytes.len().min(room)];
         let tx = tcb.tx.get_or_insert_with(|| shared.take_send_queue());
         let taken = tx.append(wanted, &mut shared.chunks);
         shared.stats.send_refused_pool_full += (wanted.len() - taken) as u64;
         if let Some(tx) = tcb.tx.take_if(|tx| tx.len() == 0 && tx.flight.is_empty()) {
             shared.give_send_queue(tx);
         }
-        self.mark(conn.0);
+        mark(&mut self.dirty, tcb, conn.0);
         taken
+    }
+
+    /// Copies bytes that many connections are to send, once. They take as much of the pool as they are long (at least 256
+    /// bytes, between 256 and 2048 bytes 2048), once, until this turn has ended and the last peer has acknowledged them.
+    /// `None` when the pool has no room, which is counted.
+    pub fn share(&mut self, bytes: &[u8]) -> Option<SharedBytes> {
+        let Some(id) = self.shared.chunks.share(bytes) else {
+            self.shared.stats.share_refused_pool_full += 1;
+            return None;
+        };
+        self.turn_shares.push(id);
+        Some(SharedBytes { id, turn: self.turn })
+    }
+
+    /// As [`Stack::send`], for shared bytes: they are queued by reference. Returns how many were taken, from the front: the
+    /// pool is no reason to take fewer.
+    ///
+    /// # Panics
+    /// When the turn in which the bytes were shared has ended.
+    pub fn send_shared(&mut self, conn: ConnId, bytes: SharedBytes) -> usize {
+        assert_eq!(bytes.turn, self.turn, "what is shared is good for one turn");
+        let Some((tcb, room)) = sender(&mut self.flows, conn, &self.shared.config) else {
+            return 0;
+        };
+        let shared = &mut self.shared;
+        let len = shared.chunks.shared(bytes.id).0.len().min(room);
+        if len == 0 {
+            return 0;
+        }
+        let taken = u32::try_from(len).expect("the send buffer is at most 1 GiB");
+        let tx = tcb.tx.get_or_insert_with(|| shared.take_send_queue());
+        tx.append_shared(bytes.id, taken, &mut shared.chunks);
+        mark(&mut self.dirty, tcb, conn.0);
+        len
     }
 
     /// Bytes a connection has queued, sent or not, that its peer has not acknowledged. Zero for one that is gone.
@@ -265,6 +311,10 @@ impl Stack {
     /// [`DeviceFull`] when something could not be sent now.
     pub fn flush(&mut self, now: Instant, device: &mut impl Device) -> Result<(), DeviceFull> {
         self.flows.recycle();
+        for id in self.turn_shares.drain(..) {
+            self.shared.chunks.unrefer(id);
+        }
+        self.turn = self.turn.wrapping_add(1);
         // Those that are marked meanwhile have their turn next time.
         for _ in 0..self.dirty.len() {
             let Some(index) = self.dirty.pop_front() else { break };
@@ -307,6 +357,21 @@ impl Stack {
         self.shared.chunks.used()
     }
 
+    /// Bytes of the pool that may be in use. From fifteen sixteenths of it on no connection is begun, in either direction.
+    pub const fn pool_limit_bytes(&self) -> usize {
+        self.shared.chunks.limit()
+    }
+
+    /// Connections that peers are opening; beyond the configured number SYN cookies are sent.
+    pub const fn backlog_len(&self) -> usize {
+        self.backlog_len as usize
+    }
+
+    /// Neighbours whose addresses are known or asked for.
+    pub fn neighbor_count(&self) -> usize {
+        self.neighbors.len()
+    }
+
     fn flush_one(
         &mut self,
         now: Instant,
@@ -322,9 +387,8 @@ impl Stack {
 
     /// Puts a connection on the list for the end of the turn.
     fn mark(&mut self, index: u32) {
-        if let Some(tcb) = self.flows.get_mut(index).filter(|tcb| !tcb.dirty) {
-            tcb.dirty = true;
-            self.dirty.push_back(index);
+        if let Some(tcb) = self.flows.get_mut(index) {
+            mark(&mut self.dirty, tcb, index);
         }
     }
 
@@ -383,6 +447,25 @@ impl Stack {
     pub(crate) fn tcb(&self, conn: ConnId) -> Option<&Tcb> {
         self.flows.get(conn.0)
     }
+}
+
+/// Puts a connection on the list for the end of the turn.
+fn mark(dirty: &mut VecDeque<u32>, tcb: &mut Tcb, index: u32) {
+    if !tcb.dirty {
+        tcb.dirty = true;
+        dirty.push_back(index);
+    }
+}
+
+/// A connection whose stream may go on, and how many bytes it may queue.
+fn sender<'a>(flows: &'a mut Flows, conn: ConnId, config: &Config) -> Option<(&'a mut Tcb, usize)> {
+    let tcb = flows.get_mut(conn.0)?;
+    let is_open = tcb.state.may_send() || tcb.state.is_opening();
+    if !is_open || tcb.fin_wanted {
+        return None;
+    }
+    let room = config.send_buffer_bytes.saturating_sub(tcb.queued()) as usize;
+    Some((tcb, room))
 }
 
 fn check(config: &Config) -> Result<(), ConfigError> {

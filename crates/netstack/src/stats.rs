@@ -92,4 +92,6 @@ counters! {
     echo_replies_sent,
     /// Bytes that [`Stack::send`](crate::Stack::send) did not take because the pool was empty.
     send_refused_pool_full,
+    /// Messages that [`Stack::share`](crate::Stack::share) did not take because the pool was empty.
+    share_refused_pool_full,
 }

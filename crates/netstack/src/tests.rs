@@ -4,6 +4,7 @@ mod link;
 mod pair;
 mod handshake;
 mod stream;
+mod fanout;
 mod peer;
 mod script;
 mod rules;

@@ -1,12 +1,12 @@
 //! Segments in flight: what was sent when, what of it arrived, what is lost (the scoreboard of RFC 6675, with the times
 //! RFC 8985 wants). 24 bytes a segment, only while it is unacknowledged.
 
-use alloc::collections::VecDeque;
 use core::time::Duration;
 
 use tengate_base::Instant;
 
 use crate::seq::Seq;
+use crate::short_deque::ShortDeque;
 
 /// A segment as it was last sent.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +67,7 @@ const _: () = assert!(size_of::<Sent>() == 24);
 /// The segments from `snd_una` to `snd_nxt`, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Flight {
-    segments: VecDeque<Sent>,
+    segments: ShortDeque<Sent>,
     /// Sequence numbers of all, of those that arrived, of those lost and not sent again.
     bytes: u32,
     sacked: u32,
@@ -126,7 +126,7 @@ impl Flight {
 
     /// The last segment that has not arrived, and its index.
     pub(crate) fn last_missing(&self) -> Option<(usize, Sent)> {
-        let mut backwards = self.segments.iter().copied().enumerate().rev();
+        let mut backwards = (0..self.segments.len()).rev().zip(self.segments.iter().rev().copied());
         backwards.find(|(_, sent)| sent.mark != Mark::Sacked)
     }
 

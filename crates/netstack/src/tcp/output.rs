@@ -84,14 +84,21 @@ impl Tcb {
         }
         let window = right_edge.since(self.snd_nxt);
         let len = unsent.min(window).min(u32::from(self.mss));
-        let fin = self.fin_is_due() && len == unsent && len < window;
-        if len == 0 && !fin {
+        let fin_fits = self.fin_is_due() && len == unsent && len < window;
+        if len == 0 && !fin_fits {
             return None;
         }
         if len < u32::from(self.mss) && len < unsent && len < self.snd_wnd_max / 2 {
             return None;
         }
+        let fit = self.fit(len);
+        let (len, fin) = (fit, fin_fits && fit == len);
         Some(Piece { seq: self.snd_nxt, len: narrow(len), fin, index: None })
+    }
+
+    /// How many of the next `len` bytes never sent fit into one frame.
+    fn fit(&self, len: u32) -> u32 {
+        self.tx.as_ref().map_or(0, |tx| tx.fit(self.snd_nxt.since(self.snd_una), len))
     }
 
     /// A segment that was sent before, cut to what the path takes now.
@@ -117,7 +124,7 @@ impl Tcb {
         let len = self.unsent().min(window).min(u32::from(self.mss));
         (len > 0 && self.snd_wnd > 0).then(|| Piece {
             seq: self.snd_nxt,
-            len: narrow(len),
+            len: narrow(self.fit(len)),
             fin: false,
             index: None,
         })
@@ -143,8 +150,9 @@ impl Tcb {
         self.offer_window(&mut header, shared);
         let (path, una) = (self.path(shared), self.snd_una);
         let Some(tx) = &mut self.tx else { return Ok(()) };
-        let payload = tx.payload(piece.seq.since(una), piece.len);
-        shared.send(&path, &header, &payload, device)?;
+        let payload = tx.payload(piece.seq.since(una), piece.len, &shared.chunks);
+        shared.link.send_segment(&path, &header, &payload, device)?;
+        shared.count_segment();
         let seq_len = u32::from(piece.len) + u32::from(piece.fin);
         tx.recovery.handle_sent(seq_len);
         if let Some(index) = piece.index {

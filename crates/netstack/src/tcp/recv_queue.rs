@@ -27,7 +27,7 @@ struct Piece {
 
 impl Piece {
     fn end(&self) -> Seq {
-        self.seq + u32::from(self.chunk.len())
+        self.seq + self.chunk.len()
     }
 }
 
@@ -111,8 +111,7 @@ impl RecvQueue {
         }
         let mut reached = rcv_nxt;
         if let Some(front) = self.pieces.front_mut().filter(|front| front.seq.lt(rcv_nxt)) {
-            let known = rcv_nxt.since(front.seq);
-            front.chunk.advance(u16::try_from(known).expect("less than a chunk"));
+            front.chunk.advance(rcv_nxt.since(front.seq));
             front.seq = rcv_nxt;
         }
         for piece in &self.pieces {

@@ -1,24 +1,73 @@
 //! Bytes from `snd_una` on: in flight, and waiting to be sent. It exists only while there are any, or a FIN.
 
-use alloc::collections::VecDeque;
-
 use super::flight::Flight;
 use super::recovery::Recovery;
 use crate::frame::Payload;
-use crate::limits::CHUNK_LEN;
-use crate::pool::{Chunk, ChunkPool};
+use crate::limits::{CHUNK_LEN, FRAME_PARTS_MAX, SHARED_COPY_LEN_MAX};
+use crate::pool::{Chunk, ChunkPool, SharedId};
+use crate::short_deque::ShortDeque;
 
 /// What a connection has to send.
 #[derive(Debug, Default)]
 pub(crate) struct SendQueue {
-    /// All but the first and the last are full ones of [`CHUNK_LEN`] bytes, so that a place is found by division.
-    chunks: VecDeque<Chunk>,
-    /// Bytes in the chunks.
+    pieces: ShortDeque<Piece>,
+    /// Where the first byte lies in the stream, counted from when the queue was empty; it wraps.
+    start: u32,
+    /// Bytes in the pieces.
     len: u32,
     /// What was sent of them.
     pub(crate) flight: Flight,
     /// How losses are made good.
     pub(crate) recovery: Recovery,
+}
+
+/// The next bytes of the stream.
+#[derive(Debug)]
+struct Piece {
+    bytes: Bytes,
+    /// Where in the stream they end, counted as [`SendQueue`]'s start is.
+    end: u32,
+}
+
+/// Where bytes lie.
+#[derive(Debug)]
+enum Bytes {
+    /// In a chunk of this queue.
+    Own(Chunk),
+    /// In one that others refer to as well.
+    Shared { id: SharedId, start: u32, end: u32 },
+}
+
+const _: () = assert!(size_of::<Option<Piece>>() == 40);
+
+impl Bytes {
+    const fn len(&self) -> u32 {
+        match self {
+            Self::Own(chunk) => chunk.len(),
+            Self::Shared { start, end, .. } => *end - *start,
+        }
+    }
+
+    fn advance(&mut self, count: u32) {
+        match self {
+            Self::Own(chunk) => chunk.advance(count),
+            Self::Shared { start, end, .. } => *start = (*start + count).min(*end),
+        }
+    }
+
+    fn as_slice<'a>(&'a self, pool: &'a ChunkPool) -> &'a [u8] {
+        match self {
+            Self::Own(chunk) => chunk.as_slice(),
+            Self::Shared { id, start, end } => &pool.shared(*id).0[*start as usize..*end as usize],
+        }
+    }
+
+    fn give_back(self, pool: &mut ChunkPool) {
+        match self {
+            Self::Own(chunk) => pool.give(chunk),
+            Self::Shared { id, .. } => pool.unrefer(id),
+        }
+    }
 }
 
 impl SendQueue {
@@ -35,35 +84,82 @@ impl SendQueue {
     /// Appends what the pool has room for and returns how much that was.
     pub(crate) fn append(&mut self, bytes: &[u8], pool: &mut ChunkPool) -> usize {
         let mut rest = bytes;
-        if let Some(last) = self.chunks.back_mut() {
-            rest = &rest[last.append(rest)..];
+        if let Some(Piece { bytes: Bytes::Own(last), end }) = self.pieces.back_mut() {
+            let taken = last.append(rest);
+            *end = end.wrapping_add(len32(taken));
+            rest = &rest[taken..];
         }
+        let mut end =
+            self.start.wrapping_add(self.len).wrapping_add(len32(bytes.len() - rest.len()));
         while !rest.is_empty() {
-            // Only the first may be a small one.
-            let wanted = if self.chunks.is_empty() { rest.len() } else { usize::from(CHUNK_LEN) };
+            // Whoever queues more than one message is likely to queue many.
+            let wanted = if self.pieces.is_empty() { rest.len() } else { usize::from(CHUNK_LEN) };
             let Some(mut chunk) = pool.take(wanted) else { break };
-            rest = &rest[chunk.append(rest)..];
-            self.chunks.push_back(chunk);
+            let taken = chunk.append(rest);
+            end = end.wrapping_add(len32(taken));
+            rest = &rest[taken..];
+            self.pieces.push_back(Piece { bytes: Bytes::Own(chunk), end });
         }
         let taken = bytes.len() - rest.len();
-        self.len += u32::try_from(taken).expect("the send buffer is at most 1 GiB");
+        self.len += len32(taken);
         taken
     }
 
-    /// Shows `len` bytes from `offset` on, which are there.
-    pub(crate) fn payload(&self, offset: u32, len: u16) -> Payload<'_> {
+    /// Appends the first `len` of shared bytes, which there are: by reference, or as a copy where that takes no memory and
+    /// little time.
+    pub(crate) fn append_shared(&mut self, id: SharedId, len: u32, pool: &mut ChunkPool) {
+        let end = self.start.wrapping_add(self.len).wrapping_add(len);
+        self.len += len;
+        if len <= SHARED_COPY_LEN_MAX
+            && let Some(Piece { bytes: Bytes::Own(last), end: last_end }) = self.pieces.back_mut()
+            && last.room() >= len as usize
+        {
+            last.append(&pool.shared(id).0[..len as usize]);
+            *last_end = end;
+            return;
+        }
+        pool.refer(id);
+        self.pieces.push_back(Piece { bytes: Bytes::Shared { id, start: 0, end: len }, end });
+    }
+
+    /// The piece that the byte at `offset` lies in.
+    fn find(&self, offset: u32) -> usize {
+        self.pieces.partition_point(|piece| piece.end.wrapping_sub(self.start) <= offset)
+    }
+
+    /// How many of `len` bytes from `offset` on fit into one frame, which has a limited number of parts.
+    pub(crate) fn fit(&self, offset: u32, len: u32) -> u32 {
+        if self.pieces.len() < FRAME_PARTS_MAX {
+            return len;
+        }
+        let last = self.find(offset) + PAYLOAD_PARTS_MAX - 1;
+        match self.pieces.get(last) {
+            Some(piece) => len.min(piece.end.wrapping_sub(self.start) - offset),
+            None => len,
+        }
+    }
+
+    /// Shows `len` bytes from `offset` on, which are there and [fit](Self::fit).
+    pub(crate) fn payload<'a>(&'a self, offset: u32, len: u16, pool: &'a ChunkPool) -> Payload<'a> {
+        let mut index = self.find(offset);
+        let Some(piece) = self.pieces.get(index) else { return Payload::default() };
+        let wanted = u32::from(len);
+        if let Bytes::Shared { id, start: 0, end } = piece.bytes
+            && end == wanted
+            && piece.end.wrapping_sub(self.start) == offset + end
+        {
+            let (bytes, sum) = pool.shared(id);
+            if bytes.len() == usize::from(len) {
+                return Payload::whole(bytes, sum);
+            }
+        }
         let mut payload = Payload::default();
-        let first_len = self.chunks.front().map_or(0, |chunk| u32::from(chunk.len()));
-        let (mut index, mut start) = if offset < first_len {
-            (0, offset)
-        } else {
-            let behind = offset - first_len;
-            (1 + behind / u32::from(CHUNK_LEN), behind % u32::from(CHUNK_LEN))
-        };
+        let behind = piece.end.wrapping_sub(self.start) - offset;
+        let mut start = (piece.bytes.len() - behind) as usize;
         let mut rest = usize::from(len);
         while rest > 0 {
-            let Some(chunk) = self.chunks.get(index as usize) else { break };
-            let bytes = &chunk.as_slice()[start as usize..];
+            let Some(piece) = self.pieces.get(index) else { break };
+            let bytes = &piece.bytes.as_slice(pool)[start..];
             let bytes = &bytes[..bytes.len().min(rest)];
             payload.push(bytes);
             rest -= bytes.len();
@@ -76,25 +172,35 @@ impl SendQueue {
     pub(crate) fn drop_front(&mut self, count: u32, pool: &mut ChunkPool) {
         let mut rest = count.min(self.len);
         self.len -= rest;
-        while let Some(front) = self.chunks.front_mut() {
-            let len = u32::from(front.len());
+        self.start = self.start.wrapping_add(rest);
+        while let Some(front) = self.pieces.front_mut() {
+            let len = front.bytes.len();
             if rest < len {
-                front.advance(u16::try_from(rest).expect("less than a chunk"));
+                front.bytes.advance(rest);
                 break;
             }
             rest -= len;
-            pool.give(self.chunks.pop_front().expect("there is a front"));
+            self.pieces.pop_front().into_iter().for_each(|piece| piece.bytes.give_back(pool));
         }
     }
 
     /// Drops everything.
     pub(crate) fn clear(&mut self, pool: &mut ChunkPool) {
-        self.chunks.drain(..).for_each(|chunk| pool.give(chunk));
-        self.len = 0;
+        while let Some(piece) = self.pieces.pop_front() {
+            piece.bytes.give_back(pool);
+        }
+        (self.start, self.len) = (0, 0);
         self.flight.clear();
         self.recovery = Recovery::default();
     }
 }
+
+fn len32(len: usize) -> u32 {
+    u32::try_from(len).expect("the send buffer is at most 1 GiB")
+}
+
+/// Parts of a frame behind its headers.
+const PAYLOAD_PARTS_MAX: usize = FRAME_PARTS_MAX - 1;
 
 #[cfg(test)]
 mod tests {
@@ -102,30 +208,107 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::checksum::Checksum;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Append(usize),
+        /// A message of that length for this queue and another.
+        Share(usize),
+        /// A part of the last message shared.
+        ShareAgain(u32),
+        Drop(u32),
+        /// The other queue loses everything.
+        Forget,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let len = || prop_oneof![1..40_usize, 1..5_000_usize, Just(65_549)];
+        prop_oneof![
+            len().prop_map(Step::Append),
+            len().prop_map(Step::Share),
+            (1..70_000_u32).prop_map(Step::ShareAgain),
+            prop_oneof![0..100_u32, 0..5_000_u32, 0..200_000_u32].prop_map(Step::Drop),
+            Just(Step::Forget),
+        ]
+    }
 
     proptest! {
         #[test]
-        fn bytes_are_found_at_their_offset(
-            steps in prop::collection::vec((1..5_000_usize, 0..5_000_u32, 0..3_000_u32, 1..9_000_u16), 1..30),
+        fn bytes_are_found_at_their_offset_wherever_they_lie(
+            start in prop_oneof![Just(0), Just(u32::MAX - 20_000)],
+            steps in prop::collection::vec((step(), 0..9_000_u32, 1..9_000_u16), 1..60),
         ) {
-            let mut pool = ChunkPool::new(1 << 20);
-            let (mut queue, mut model) = (SendQueue::default(), Vec::new());
+            let mut pool = ChunkPool::new(64 << 20);
+            let mut queue = SendQueue { start, ..SendQueue::default() };
+            let (mut other, mut model) = (SendQueue::default(), Vec::new());
+            let mut shared = Vec::new();
             let mut next = 0_u8;
-            for (append, drop, offset, len) in steps {
-                let bytes: Vec<u8> = (0..append).map(|_| { next = next.wrapping_add(7); next }).collect();
-                prop_assert_eq!(queue.append(&bytes, &mut pool), append);
-                model.extend_from_slice(&bytes);
-                let drop = drop.min(queue.len());
-                queue.drop_front(drop, &mut pool);
-                model.drain(..drop as usize);
+            let mut bytes = |len: usize| -> Vec<u8> {
+                (0..len).map(|_| { next = next.wrapping_add(7); next }).collect()
+            };
+            for (step, offset, len) in steps {
+                match step {
+                    Step::Append(len) => {
+                        let bytes = bytes(len);
+                        prop_assert_eq!(queue.append(&bytes, &mut pool), len);
+                        model.extend_from_slice(&bytes);
+                    }
+                    Step::Share(len) => {
+                        let bytes = bytes(len);
+                        let id = pool.share(&bytes).expect("there is room");
+                        queue.append_shared(id, len32(len), &mut pool);
+                        other.append_shared(id, len32(len), &mut pool);
+                        model.extend_from_slice(&bytes);
+                        shared.push((id, bytes));
+                    }
+                    Step::ShareAgain(len) => if let Some((id, bytes)) = shared.last() {
+                        let len = len.min(len32(bytes.len()));
+                        queue.append_shared(*id, len, &mut pool);
+                        model.extend_from_slice(&bytes[..len as usize]);
+                    }
+                    Step::Drop(count) => {
+                        let count = count.min(queue.len());
+                        queue.drop_front(count, &mut pool);
+                        model.drain(..count as usize);
+                    }
+                    Step::Forget => other.clear(&mut pool),
+                }
                 prop_assert_eq!(queue.len() as usize, model.len());
                 let offset = offset.min(queue.len());
-                let len = u16::try_from((queue.len() - offset).min(u32::from(len))).expect("small");
-                let shown = queue.payload(offset, len).parts().concat();
-                prop_assert_eq!(&shown[..], &model[offset as usize..][..usize::from(len)]);
+                let len = queue.fit(offset, (queue.len() - offset).min(u32::from(len)));
+                prop_assert!(len > 0 || offset == queue.len());
+                let payload = queue.payload(offset, u16::try_from(len).expect("short"), &pool);
+                prop_assert_eq!(&payload.parts().concat()[..], &model[offset as usize..][..len as usize]);
+                prop_assert_eq!(payload.len(), len as usize);
+                let mut sum = Checksum::default();
+                sum.add(&payload.parts().concat());
+                prop_assert_eq!(payload.sum().finish(), sum.finish());
             }
             queue.clear(&mut pool);
+            other.clear(&mut pool);
+            shared.into_iter().for_each(|(id, _)| pool.unrefer(id));
             prop_assert_eq!(pool.used(), 0);
         }
+    }
+
+    #[test]
+    fn a_shared_message_takes_no_memory_of_its_receivers_own() {
+        let mut pool = ChunkPool::new(128 << 10);
+        let id = pool.share(&[7; 60 << 10]).expect("there is room");
+        let mut queues: Vec<SendQueue> = Vec::new();
+        for _ in 0..1000 {
+            let mut queue = SendQueue::default();
+            queue.append_shared(id, 60 << 10, &mut pool);
+            queues.push(queue);
+        }
+        pool.unrefer(id);
+        assert_eq!(pool.used(), 60 << 10);
+        for queue in &mut queues {
+            assert_eq!(pool.used(), 60 << 10);
+            queue.drop_front(30 << 10, &mut pool);
+            queue.drop_front(30 << 10, &mut pool);
+        }
+        assert_eq!(pool.used(), 0);
     }
 }

@@ -51,6 +51,13 @@ impl Checksum {
         self.odd ^= bytes.len() % 2 == 1;
     }
 
+    /// Adds the sum of what follows.
+    pub(crate) fn join(&mut self, behind: Self) {
+        let folded = fold(behind.sum);
+        self.sum += u64::from(if self.odd { folded.swap_bytes() } else { folded });
+        self.odd ^= behind.odd;
+    }
+
     /// The sum itself, as a checksum field holds it for hardware to finish.
     pub(crate) fn partial(self) -> [u8; 2] {
         fold(self.sum).to_ne_bytes()
