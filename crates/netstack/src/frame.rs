@@ -81,21 +81,23 @@ impl Link {
         payload: &Payload<'_>,
         device: &mut impl Device,
     ) -> Result<(), DeviceFull> {
-        let mut tcp_header = [0; tcp::HEADER_LEN_MAX];
-        let header_len = header.encode(&mut tcp_header);
-        let tcp_header = &mut tcp_header[..header_len];
-        let len = header_len + payload.len();
+        let mut headers = [0; HEADERS_LEN_MAX];
+        let ip_at = self.encode_link(&mut headers, path);
+        let tcp_at = ip_at + usize::from(ip::header_len(path.remote));
+        let tcp_len = header.encode(&mut headers[tcp_at..]);
+        let len = tcp_len + payload.len();
         let mut sum = Checksum::pseudo(path.local, path.remote, ip::TCP, len);
         let field = match self.checksums {
             Checksums::Offloaded => sum.partial(),
             Checksums::Software => {
-                sum.add(tcp_header);
+                sum.add(&headers[tcp_at..tcp_at + tcp_len]);
                 sum.join(payload.sum());
                 sum.finish()
             }
         };
-        tcp_header[tcp::CHECKSUM_AT..][..2].copy_from_slice(&field);
-        self.send_packet(path, ip::TCP, ip::HOP_LIMIT, tcp_header, payload, device)
+        headers[tcp_at + tcp::CHECKSUM_AT..][..2].copy_from_slice(&field);
+        ip::encode(&mut headers[ip_at..], path.local, path.remote, ip::TCP, ip::HOP_LIMIT, len);
+        transmit(&headers[..tcp_at + tcp_len], payload, device)
     }
 
     /// Sends an IP packet whose payload begins with `front`, of at most 60 bytes.
@@ -109,17 +111,19 @@ impl Link {
         device: &mut impl Device,
     ) -> Result<(), DeviceFull> {
         let len = front.len() + payload.len();
-        let is_v4 = path.remote.to_ipv4_mapped().is_some();
-        let ether_type = if is_v4 { ethernet::IPV4 } else { ethernet::IPV6 };
         let mut headers = [0; HEADERS_LEN_MAX];
-        let mut at = ethernet::encode(&mut headers, path.mac, self.mac, self.vlan, ether_type);
+        let mut at = self.encode_link(&mut headers, path);
         at += ip::encode(&mut headers[at..], path.local, path.remote, protocol, hop_limit, len);
         headers[at..at + front.len()].copy_from_slice(front);
         at += front.len();
-        let mut parts = [&[][..]; FRAME_PARTS_MAX];
-        parts[0] = &headers[..at];
-        parts[1..=payload.count].copy_from_slice(payload.parts());
-        device.transmit(&parts[..=payload.count])
+        transmit(&headers[..at], payload, device)
+    }
+
+    /// Writes the link header of a packet and returns its length.
+    fn encode_link(&self, headers: &mut [u8; HEADERS_LEN_MAX], path: &Path) -> usize {
+        let is_v4 = path.remote.to_ipv4_mapped().is_some();
+        let ether_type = if is_v4 { ethernet::IPV4 } else { ethernet::IPV6 };
+        ethernet::encode(headers, path.mac, self.mac, self.vlan, ether_type)
     }
 
     /// Sends a frame that is not IP.
@@ -133,5 +137,23 @@ impl Link {
         let mut header = [0; ethernet::HEADER_LEN_MAX];
         let len = ethernet::encode(&mut header, to, self.mac, self.vlan, ether_type);
         device.transmit(&[&header[..len], payload])
+    }
+}
+
+/// Hands a frame to a device in as many parts as it has.
+fn transmit(
+    headers: &[u8],
+    payload: &Payload<'_>,
+    device: &mut impl Device,
+) -> Result<(), DeviceFull> {
+    match payload.parts() {
+        [] => device.transmit(&[headers]),
+        [part] => device.transmit(&[headers, part]),
+        several => {
+            let mut parts = [&[][..]; FRAME_PARTS_MAX];
+            parts[0] = headers;
+            parts[1..=several.len()].copy_from_slice(several);
+            device.transmit(&parts[..=several.len()])
+        }
     }
 }

@@ -42,6 +42,7 @@ mod steer;
 mod stack;
 mod neighbor;
 mod flow;
+mod locals;
 mod tcp;
 mod pool;
 mod short_deque;

@@ -1,7 +1,7 @@
 //! What all connections of a stack share, beside the table they are in.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::Ipv6Addr;
 
@@ -12,6 +12,7 @@ use crate::event::{Device, DeviceFull, Event};
 use crate::flow::FlowKey;
 use crate::frame::{Link, Path, Payload};
 use crate::limits::SPARE_QUEUES_MAX;
+use crate::locals::Locals;
 use crate::pool::{Chunk, ChunkPool};
 use crate::siphash::SipKey;
 use crate::stats::Stats;
@@ -24,10 +25,7 @@ use crate::wire::tcp::{Flags, Header};
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) link: Link,
-    /// Our addresses, by the index connections hold.
-    pub(crate) locals: Vec<Ipv6Addr>,
-    /// The index of each.
-    pub(crate) local_indexes: BTreeMap<Ipv6Addr, u16>,
+    pub(crate) locals: Locals,
     pub(crate) chunks: ChunkPool,
     pub(crate) events: VecDeque<Event>,
     /// Bytes in order that wait to be read, and whose they are.
@@ -55,8 +53,7 @@ impl Shared {
         let key = |half: &[u8]| SipKey::new(*half.first_chunk().expect("half of 32 bytes"));
         Self {
             link: Link { mac: config.mac, vlan: config.vlan, checksums: config.checksums },
-            local_indexes: locals.iter().copied().zip(0..).collect(),
-            locals,
+            locals: Locals::new(locals),
             chunks: ChunkPool::new(config.pool_bytes),
             events: VecDeque::new(),
             ready: VecDeque::new(),
@@ -79,7 +76,7 @@ impl Shared {
 
     /// The address at an index that a connection holds.
     pub(crate) fn local(&self, index: u16) -> Ipv6Addr {
-        self.locals[usize::from(index)]
+        self.locals.get(index)
     }
 
     /// An initial sequence number (RFC 6528 3): a clock of 4 µs and a keyed hash of the connection.

@@ -123,12 +123,14 @@ impl Stack {
         self.time_wait.expire(now);
         while let Some(index) = self.wheel.pop_due(now) {
             let Some(tcb) = self.flows.get_mut(index) else { continue };
-            let fate = if tcb.deadline(&self.shared) <= now {
-                tcb.handle_timeout(now, &mut self.shared, device)
-            } else {
+            tcb.alarm_at = NEVER;
+            let deadline = tcb.deadline(&self.shared);
+            if deadline > now {
                 // It has moved on since the wheel was set.
-                Fate::Stays
-            };
+                watch(&mut self.wheel, tcb, index, deadline);
+                continue;
+            }
+            let fate = tcb.handle_timeout(now, &mut self.shared, device);
             if fate == Fate::Ends(Cause::TimedOut) {
                 // So that a peer that is only slow does not wait for us.
                 tcb.send_abort(now, &mut self.shared, device);
@@ -326,13 +328,9 @@ impl Stack {
                 return result;
             }
             tcb.dirty = false;
-            let deadline = tcb.deadline(&self.shared);
-            if deadline == NEVER {
-                self.wheel.cancel(index);
-            } else {
-                // Never in the past, or the same timer would be due for ever while the device is full.
-                self.wheel.set(index, deadline.max(now + limits::TICK));
-            }
+            // Never in the past, or the same timer would be due for ever while the device is full.
+            let deadline = tcb.deadline(&self.shared).max(now + limits::TICK);
+            watch(&mut self.wheel, tcb, index, deadline);
         }
         Ok(())
     }
@@ -395,6 +393,7 @@ impl Stack {
     /// Carries out what a connection came to.
     fn settle(&mut self, now: Instant, index: u32, fate: Fate) {
         match fate {
+            Fate::Rests => {}
             Fate::Stays => self.mark(index),
             Fate::Ends(cause) => self.end(index, cause),
             Fate::Waits => {
@@ -454,6 +453,14 @@ fn mark(dirty: &mut VecDeque<u32>, tcb: &mut Tcb, index: u32) {
     if !tcb.dirty {
         tcb.dirty = true;
         dirty.push_back(index);
+    }
+}
+
+/// Makes sure that a connection's timer fires at its deadline or before.
+fn watch(wheel: &mut TimerWheel, tcb: &mut Tcb, index: u32, deadline: Instant) {
+    if deadline < tcb.alarm_at {
+        tcb.alarm_at = deadline;
+        wheel.set(index, deadline);
     }
 }
 

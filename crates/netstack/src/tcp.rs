@@ -6,6 +6,7 @@
 
 pub(crate) mod tcb;
 pub(crate) mod input;
+mod expected;
 pub(crate) mod ack;
 pub(crate) mod receive;
 pub(crate) mod output;

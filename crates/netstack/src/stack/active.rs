@@ -158,11 +158,7 @@ impl Stack {
         let wanted = local.map(|local| mapped(local.ip())).filter(|ip| !is_unspecified(*ip));
         let index = match wanted {
             Some(address) => self.local_index(address).filter(|_| same_version(address, peer)),
-            None => {
-                let position =
-                    self.shared.locals.iter().position(|local| same_version(*local, peer));
-                position.and_then(|index| u16::try_from(index).ok())
-            }
+            None => self.shared.locals.position(|local| same_version(local, peer)),
         };
         let local_index = index.ok_or(ConnectError::NoAddress)?;
         let key = |local_port| FlowKey {

@@ -296,7 +296,7 @@ impl Stack {
 
     /// Which of our addresses this is.
     pub(super) fn local_index(&self, address: Ipv6Addr) -> Option<u16> {
-        self.shared.local_indexes.get(&address).copied()
+        self.shared.locals.find(address)
     }
 
     pub(super) fn count_sent(&mut self, sent: Result<(), DeviceFull>) {

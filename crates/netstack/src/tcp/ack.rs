@@ -95,7 +95,7 @@ impl Tcb {
         }
     }
 
-    fn tell_drained(&mut self, arrival: &Arrival<'_>, shared: &mut Shared) {
+    pub(super) fn tell_drained(&mut self, arrival: &Arrival<'_>, shared: &mut Shared) {
         if self.notify_below != u32::MAX && self.queued() <= self.notify_below {
             self.notify_below = u32::MAX;
             if !self.orphaned {

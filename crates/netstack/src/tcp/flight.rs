@@ -90,6 +90,19 @@ impl Flight {
         self.segments.is_empty()
     }
 
+    /// Whether one segment is in flight, sent once, without a FIN, and ends at `end`.
+    pub(crate) fn is_one_segment_until(&self, end: Seq) -> bool {
+        self.segments.len() == 1
+            && self.segments.front().is_some_and(|only| {
+                only.mark == Mark::Flying && !only.retransmitted && !only.fin && only.end() == end
+            })
+    }
+
+    /// When the first was last sent.
+    pub(crate) fn front_sent_at(&self) -> Option<Instant> {
+        self.segments.front().map(|front| front.sent_at)
+    }
+
     /// Segments in flight.
     pub(crate) fn segment_count(&self) -> usize {
         self.segments.len()

@@ -45,6 +45,9 @@ impl Tcb {
         shared: &mut Shared,
         device: &mut impl Device,
     ) -> Fate {
+        if self.expects(arrival) {
+            return self.handle_expected(now, arrival, shared);
+        }
         if self.state == State::SynSent {
             return self.handle_in_syn_sent(now, arrival, shared, device);
         }
@@ -127,7 +130,7 @@ impl Tcb {
     }
 
     /// The peer is there.
-    fn heard(&mut self, now: Instant) {
+    pub(super) fn heard(&mut self, now: Instant) {
         self.unanswered = 0;
         // A connection nobody holds lingers from when it began to, or a peer could keep it for ever.
         if !(self.orphaned && self.state == State::FinWait2) {
@@ -282,7 +285,7 @@ impl Tcb {
     }
 
     /// RFC 7323 4.3: whose timestamp is echoed next.
-    fn take_timestamp(&mut self, now: Instant, header: &Header) {
+    pub(super) fn take_timestamp(&mut self, now: Instant, header: &Header) {
         let Some(timestamps) = header.options.timestamps.filter(|_| self.timestamps) else {
             return;
         };

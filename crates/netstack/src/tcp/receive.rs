@@ -44,7 +44,7 @@ impl Tcb {
             return Fate::Stays;
         }
         if !text.bytes.is_empty() {
-            self.take_in_order(now, arrival, text, shared);
+            self.take_in_order(now, arrival, text.bytes, text.offset, shared);
         }
         let ends_here = text.fin || self.rx.as_ref().is_some_and(|rx| rx.fin == Some(self.rcv_nxt));
         if ends_here {
@@ -72,19 +72,21 @@ impl Tcb {
         text
     }
 
-    fn take_in_order(
+    /// Hands over the next bytes of the stream, which begin at `offset` in the frame.
+    pub(super) fn take_in_order(
         &mut self,
         now: Instant,
         arrival: &Arrival<'_>,
-        text: Text<'_>,
+        bytes: &[u8],
+        offset: usize,
         shared: &mut Shared,
     ) {
-        let len = u32::try_from(text.bytes.len()).expect("part of a frame");
+        let len = u32::try_from(bytes.len()).expect("part of a frame");
         self.rcv_nxt += len;
         if self.orphaned {
             shared.stats.drop_data_after_close += 1;
         } else {
-            let bytes = text.offset..text.offset + text.bytes.len();
+            let bytes = offset..offset + bytes.len();
             shared.events.push_back(Event::Received { conn: arrival.conn, bytes });
         }
         if self.rx.is_some() {

@@ -1,7 +1,7 @@
 //! Bytes from `snd_una` on: in flight, and waiting to be sent. It exists only while there are any, or a FIN.
 
 use super::flight::Flight;
-use super::recovery::Recovery;
+use super::recovery::{Phase, Recovery};
 use crate::frame::Payload;
 use crate::limits::{CHUNK_LEN, FRAME_PARTS_MAX, SHARED_COPY_LEN_MAX};
 use crate::pool::{Chunk, ChunkPool, SharedId};
@@ -79,6 +79,15 @@ impl SendQueue {
     /// What is thought to be in the network. A peer without SACK tells of arrivals only by duplicate acknowledgements.
     pub(crate) fn pipe(&self, mss: u16) -> u32 {
         self.flight.pipe().saturating_sub(self.recovery.dup_acks.saturating_mul(u32::from(mss)))
+    }
+
+    /// Whether nothing is thought to be lost, probed for or out of order.
+    pub(crate) fn is_untroubled(&self) -> bool {
+        self.recovery.phase == Phase::Open
+            && self.recovery.probe.is_none()
+            && self.recovery.reorder_at.is_none()
+            && self.recovery.dup_acks == 0
+            && self.flight.sacked() == 0
     }
 
     /// Appends what the pool has room for and returns how much that was.

@@ -66,6 +66,8 @@ impl State {
 pub(crate) enum Fate {
     /// It goes on.
     Stays,
+    /// It goes on, and has nothing to do at the end of the turn that it had not before.
+    Rests,
     /// It ends, and the application, if it still has it, learns why.
     Ends(Cause),
     /// It ends in TIME-WAIT.
@@ -144,6 +146,9 @@ pub(crate) struct Tcb {
     pub(crate) heard_at: Instant,
     /// Tell the application when at most so many bytes are queued; [`u32::MAX`]: do not.
     pub(crate) notify_below: u32,
+    /// When its timer in the wheel fires, [`NEVER`] if it is not set. A deadline that moves later leaves it where it is: it
+    /// fires in vain and is set again then, at most once for each time that it was set.
+    pub(crate) alarm_at: Instant,
     /// When an unacceptable segment was last answered, in milliseconds that wrap.
     pub(crate) challenged_at: u32,
 }
@@ -197,6 +202,7 @@ impl Tcb {
             ack_at: NEVER,
             heard_at: now,
             notify_below: u32::MAX,
+            alarm_at: NEVER,
             challenged_at: millis(now).wrapping_sub(u32::MAX / 2),
         }
     }
@@ -322,6 +328,11 @@ impl Tcb {
             tx.flight.lose_longer_than(self.mss);
         }
         true
+    }
+
+    /// Whether its timer will fire early enough for a connection with nothing queued or owed.
+    pub(crate) fn is_watched(&self, shared: &Shared) -> bool {
+        self.ack_at == NEVER && (shared.config.keepalive.is_none() || self.alarm_at != NEVER)
     }
 
     /// Gives its queues back.

@@ -33,7 +33,7 @@ impl Tcb {
         }
         if self.idle_at(shared) <= now {
             let fate = self.handle_idle(now, shared, device);
-            if fate != Fate::Stays {
+            if let Fate::Ends(_) = fate {
                 return fate;
             }
         }

@@ -20,21 +20,14 @@ impl Checksum {
         protocol: u8,
         len: usize,
     ) -> Self {
-        let mut sum = Self::default();
-        match (source.to_ipv4_mapped(), destination.to_ipv4_mapped()) {
-            (Some(source), Some(destination)) => {
-                sum.add(&source.octets());
-                sum.add(&destination.octets());
-            }
-            _ => {
-                sum.add(&source.octets());
-                sum.add(&destination.octets());
-            }
-        }
-        // Zeros in between do not change a sum, so 32-bit fields serve both versions.
-        sum.add(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
-        sum.add(&u32::from(protocol).to_be_bytes());
-        sum
+        // Zeros in between do not change a sum, nor does the word of ones in a mapped address, so both versions are alike.
+        let words = [source, destination].map(|address| {
+            let [high, low] = halves(address.to_bits());
+            (high >> 32) + (high & LOW_HALF) + (low >> 32) + (low & LOW_HALF)
+        });
+        let len = u64::from(u32::try_from(len).unwrap_or(u32::MAX));
+        let sum = fold(words[0] + words[1] + len + u64::from(protocol));
+        Self { sum: u64::from(sum.to_be()), odd: false }
     }
 
     /// Adds bytes.
@@ -46,16 +39,18 @@ impl Checksum {
             word[..rest.len()].copy_from_slice(rest);
             sum += u64::from(u32::from_ne_bytes(word));
         }
-        let folded = fold(sum);
-        self.sum += u64::from(if self.odd { folded.swap_bytes() } else { folded });
-        self.odd ^= bytes.len() % 2 == 1;
+        self.put(sum, bytes.len() % 2 == 1);
     }
 
     /// Adds the sum of what follows.
     pub(crate) fn join(&mut self, behind: Self) {
-        let folded = fold(behind.sum);
-        self.sum += u64::from(if self.odd { folded.swap_bytes() } else { folded });
-        self.odd ^= behind.odd;
+        self.put(behind.sum, behind.odd);
+    }
+
+    /// Adds a sum of words, far less than 2⁶³ of them.
+    const fn put(&mut self, sum: u64, odd: bool) {
+        self.sum += if self.odd { fold(sum).swap_bytes() as u64 } else { sum };
+        self.odd ^= odd;
     }
 
     /// The sum itself, as a checksum field holds it for hardware to finish.
@@ -81,13 +76,21 @@ pub(crate) fn of(bytes: &[u8]) -> [u8; 2] {
     sum.finish()
 }
 
+/// Carries added to what is below them until there are none: after each step fewer bits are left.
 #[expect(clippy::cast_possible_truncation, reason = "what is above 16 bits was added below")]
-const fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum >> 16) + (sum & 0xffff);
-    }
-    sum as u16
+const fn fold(sum: u64) -> u16 {
+    let sum = (sum >> 32) + (sum & LOW_HALF);
+    let sum = (sum >> 32) + (sum & LOW_HALF);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    ((sum >> 16) + (sum & 0xffff)) as u16
 }
+
+#[expect(clippy::cast_possible_truncation, reason = "the halves of 128 bits")]
+const fn halves(bits: u128) -> [u64; 2] {
+    [(bits >> 64) as u64, bits as u64]
+}
+
+const LOW_HALF: u64 = 0xffff_ffff;
 
 #[cfg(test)]
 mod tests {

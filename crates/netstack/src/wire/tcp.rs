@@ -109,6 +109,7 @@ impl Header {
     /// Writes the header to the front of `out`, its checksum zero, and returns its length.
     pub(crate) fn encode(&self, out: &mut [u8]) -> usize {
         let header_len = HEADER_LEN + self.options.encode(&mut out[HEADER_LEN..]);
+        let out: &mut [u8; HEADER_LEN] = out.first_chunk_mut().expect("callers have the room");
         out[..2].copy_from_slice(&self.source_port.to_be_bytes());
         out[2..4].copy_from_slice(&self.destination_port.to_be_bytes());
         out[4..8].copy_from_slice(&self.seq.0.to_be_bytes());
@@ -123,6 +124,13 @@ impl Header {
 
 impl Options {
     fn decode(mut bytes: &[u8]) -> Self {
+        // What segments have beside SYNs, laid out as RFC 7323 appendix A recommends and everybody does.
+        if let Some(option) = bytes.as_array::<{ TIMESTAMPS_LEN as usize }>()
+            && option[..4] == TIMESTAMPS_FRONT
+        {
+            let timestamps = Timestamps { value: be32(option, 4), echo: be32(option, 8) };
+            return Self { timestamps: Some(timestamps), ..Self::default() };
+        }
         let mut options = Self::default();
         while let [kind, rest @ ..] = bytes {
             if *kind == END {
@@ -146,6 +154,14 @@ impl Options {
         options
     }
 
+    /// Whether there is nothing but timestamps, or nothing at all.
+    const fn are_only_timestamps(&self) -> bool {
+        self.mss.is_none()
+            && self.window_scale.is_none()
+            && !self.sack_permitted
+            && self.sacks.len == 0
+    }
+
     /// Notes one option; those unknown or of a wrong length are ignored.
     fn take(&mut self, kind: u8, value: &[u8]) {
         match (kind, value.len()) {
@@ -167,6 +183,15 @@ impl Options {
 
     /// Writes the options, padded to whole words, and returns their length. As many SACK blocks as there is room for.
     fn encode(&self, out: &mut [u8]) -> usize {
+        if self.are_only_timestamps() {
+            let Some(Timestamps { value, echo }) = self.timestamps else { return 0 };
+            let out: &mut [u8; TIMESTAMPS_LEN as usize] =
+                out.first_chunk_mut().expect("callers have the room");
+            out[..4].copy_from_slice(&TIMESTAMPS_FRONT);
+            out[4..8].copy_from_slice(&value.to_be_bytes());
+            out[8..].copy_from_slice(&echo.to_be_bytes());
+            return out.len();
+        }
         let mut at = 0;
         let mut put = |bytes: &[u8]| {
             out[at..at + bytes.len()].copy_from_slice(bytes);
@@ -183,7 +208,7 @@ impl Options {
             put(&[NOP, NOP, SACK_PERMITTED, 2]);
         }
         if let Some(Timestamps { value, echo }) = self.timestamps {
-            put(&[NOP, NOP, TIMESTAMPS, 10]);
+            put(&TIMESTAMPS_FRONT);
             put(&value.to_be_bytes());
             put(&echo.to_be_bytes());
         }
@@ -225,6 +250,8 @@ const WINDOW_SCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
 const SACK: u8 = 5;
 const TIMESTAMPS: u8 = 8;
+/// The timestamps option before its values.
+const TIMESTAMPS_FRONT: [u8; 4] = [NOP, NOP, TIMESTAMPS, 10];
 
 // A SYN carries all but SACK blocks, other segments timestamps and three blocks.
 const _: () = assert!(HEADER_LEN + 4 + 4 + 4 + TIMESTAMPS_LEN as usize <= HEADER_LEN_MAX);
