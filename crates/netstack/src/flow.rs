@@ -29,6 +29,7 @@ impl FlowKey {
     }
 
     /// Its hash for tables.
+    #[inline]
     pub(crate) fn hash(&self, state: &FixedState) -> u64 {
         let mut hasher = state.build_hasher();
         hasher.write_u128(self.remote.to_bits());
@@ -80,6 +81,7 @@ impl Flows {
     }
 
     /// The index of a connection.
+    #[inline]
     pub(crate) fn find(&self, key: &FlowKey) -> Option<u32> {
         self.table.find(key.hash(&self.hasher), |index| self.slots[index as usize].key == *key)
     }
@@ -116,11 +118,13 @@ impl Flows {
     }
 
     /// A connection by its index, if there is one.
+    #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&Tcb> {
         self.slots.get(index as usize).filter(|tcb| tcb.state != State::Closed)
     }
 
     /// A connection by its index, if there is one, to change.
+    #[inline]
     pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut Tcb> {
         self.slots.get_mut(index as usize).filter(|tcb| tcb.state != State::Closed)
     }

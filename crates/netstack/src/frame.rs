@@ -25,50 +25,74 @@ pub(crate) struct Path {
     pub(crate) remote: Ipv6Addr,
 }
 
-/// Bytes in up to [`FRAME_PARTS_MAX`] − 1 slices.
+/// Bytes in up to [`FRAME_PARTS_MAX`] − 1 slices, usually one.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Payload<'a> {
+pub(crate) enum Payload<'a> {
+    #[default]
+    Empty,
+    One(&'a [u8]),
+    /// With their sum, which was known already.
+    Summed(&'a [u8], Checksum),
+    Several(Parts<'a>),
+}
+
+/// At least two slices.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parts<'a> {
     parts: [&'a [u8]; FRAME_PARTS_MAX - 1],
     count: usize,
     len: usize,
-    /// The sum of all of them, where it is known already.
-    known_sum: Option<Checksum>,
 }
 
 impl<'a> Payload<'a> {
-    /// One slice whose sum is known.
-    pub(crate) fn whole(bytes: &'a [u8], sum: Checksum) -> Self {
-        let mut payload = Self::default();
-        payload.push(bytes);
-        payload.known_sum = Some(sum);
-        payload
-    }
-
     /// Appends a slice. There is a place: senders cut what would have more.
+    #[inline]
     pub(crate) fn push(&mut self, bytes: &'a [u8]) {
-        self.parts[self.count] = bytes;
-        self.count += 1;
-        self.len += bytes.len();
-        self.known_sum = None;
+        match self {
+            Self::Empty => *self = Self::One(bytes),
+            Self::One(first) | Self::Summed(first, _) => {
+                let mut parts = [&[][..]; FRAME_PARTS_MAX - 1];
+                (parts[0], parts[1]) = (*first, bytes);
+                *self = Self::Several(Parts { parts, count: 2, len: first.len() + bytes.len() });
+            }
+            Self::Several(several) => {
+                several.parts[several.count] = bytes;
+                several.count += 1;
+                several.len += bytes.len();
+            }
+        }
     }
 
     /// The slices.
+    #[cfg(test)]
     pub(crate) fn parts(&self) -> &[&'a [u8]] {
-        &self.parts[..self.count]
+        match self {
+            Self::Empty => &[],
+            Self::One(only) | Self::Summed(only, _) => core::slice::from_ref(only),
+            Self::Several(several) => &several.parts[..several.count],
+        }
     }
 
     /// Bytes in the slices.
     pub(crate) const fn len(&self) -> usize {
-        self.len
+        match self {
+            Self::Empty => 0,
+            Self::One(only) | Self::Summed(only, _) => only.len(),
+            Self::Several(several) => several.len,
+        }
     }
 
-    /// The sum of the bytes.
-    pub(crate) fn sum(&self) -> Checksum {
-        self.known_sum.unwrap_or_else(|| {
-            let mut sum = Checksum::default();
-            self.parts().iter().for_each(|part| sum.add(part));
-            sum
-        })
+    /// Adds the sum of the bytes.
+    #[inline]
+    fn add_to(&self, sum: &mut Checksum) {
+        match self {
+            Self::Empty => {}
+            Self::One(only) => sum.add(only),
+            Self::Summed(_, known) => sum.join(*known),
+            Self::Several(several) => {
+                several.parts[..several.count].iter().for_each(|part| sum.add(part));
+            }
+        }
     }
 }
 
@@ -81,23 +105,45 @@ impl Link {
         payload: &Payload<'_>,
         device: &mut impl Device,
     ) -> Result<(), DeviceFull> {
+        // Each layout is compiled by itself, with every field at a fixed place.
+        match (self.vlan.is_some(), ip::is_v4(path.remote)) {
+            (false, true) => self.send_laid_out::<14, 34>(path, header, payload, device),
+            (false, false) => self.send_laid_out::<14, 54>(path, header, payload, device),
+            (true, true) => self.send_laid_out::<18, 38>(path, header, payload, device),
+            (true, false) => self.send_laid_out::<18, 58>(path, header, payload, device),
+        }
+    }
+
+    /// Sends a segment whose IP and TCP headers begin at these places.
+    fn send_laid_out<const IP_AT: usize, const TCP_AT: usize>(
+        &self,
+        path: &Path,
+        header: &tcp::Header,
+        payload: &Payload<'_>,
+        device: &mut impl Device,
+    ) -> Result<(), DeviceFull> {
         let mut headers = [0; HEADERS_LEN_MAX];
-        let ip_at = self.encode_link(&mut headers, path);
-        let tcp_at = ip_at + usize::from(ip::header_len(path.remote));
-        let tcp_len = header.encode(&mut headers[tcp_at..]);
+        let tcp_len = header.encode(&mut headers[TCP_AT..]);
         let len = tcp_len + payload.len();
         let mut sum = Checksum::pseudo(path.local, path.remote, ip::TCP, len);
         let field = match self.checksums {
             Checksums::Offloaded => sum.partial(),
             Checksums::Software => {
-                sum.add(&headers[tcp_at..tcp_at + tcp_len]);
-                sum.join(payload.sum());
+                sum.add(&headers[TCP_AT..TCP_AT + tcp_len]);
+                payload.add_to(&mut sum);
                 sum.finish()
             }
         };
-        headers[tcp_at + tcp::CHECKSUM_AT..][..2].copy_from_slice(&field);
-        ip::encode(&mut headers[ip_at..], path.local, path.remote, ip::TCP, ip::HOP_LIMIT, len);
-        transmit(&headers[..tcp_at + tcp_len], payload, device)
+        headers[TCP_AT + tcp::CHECKSUM_AT..][..2].copy_from_slice(&field);
+        let ip_at = self.encode_link(&mut headers, path);
+        let ip_headers = &mut headers[IP_AT..];
+        let ip_len = ip::encode(ip_headers, path.local, path.remote, ip::TCP, ip::HOP_LIMIT, len);
+        debug_assert_eq!(
+            (ip_at, ip_at + ip_len),
+            (IP_AT, TCP_AT),
+            "the layout was chosen for them"
+        );
+        transmit(&headers[..TCP_AT + tcp_len], payload, device)
     }
 
     /// Sends an IP packet whose payload begins with `front`, of at most 60 bytes.
@@ -121,8 +167,7 @@ impl Link {
 
     /// Writes the link header of a packet and returns its length.
     fn encode_link(&self, headers: &mut [u8; HEADERS_LEN_MAX], path: &Path) -> usize {
-        let is_v4 = path.remote.to_ipv4_mapped().is_some();
-        let ether_type = if is_v4 { ethernet::IPV4 } else { ethernet::IPV6 };
+        let ether_type = if ip::is_v4(path.remote) { ethernet::IPV4 } else { ethernet::IPV6 };
         ethernet::encode(headers, path.mac, self.mac, self.vlan, ether_type)
     }
 
@@ -141,19 +186,20 @@ impl Link {
 }
 
 /// Hands a frame to a device in as many parts as it has.
+#[inline]
 fn transmit(
     headers: &[u8],
     payload: &Payload<'_>,
     device: &mut impl Device,
 ) -> Result<(), DeviceFull> {
-    match payload.parts() {
-        [] => device.transmit(&[headers]),
-        [part] => device.transmit(&[headers, part]),
-        several => {
+    match payload {
+        Payload::Empty => device.transmit(&[headers]),
+        Payload::One(part) | Payload::Summed(part, _) => device.transmit(&[headers, part]),
+        Payload::Several(several) => {
             let mut parts = [&[][..]; FRAME_PARTS_MAX];
             parts[0] = headers;
-            parts[1..=several.len()].copy_from_slice(several);
-            device.transmit(&parts[..=several.len()])
+            parts[1..].copy_from_slice(&several.parts);
+            device.transmit(&parts[..=several.count])
         }
     }
 }

@@ -99,6 +99,7 @@ impl ChunkPool {
     }
 
     /// A chunk for `len` bytes or, when there are more, for the first of them. `None` when the pool is exhausted.
+    #[inline]
     pub(crate) fn take(&mut self, len: usize) -> Option<Chunk> {
         let is_small = len <= usize::from(SMALL_CHUNK_LEN);
         let size = usize::from(if is_small { SMALL_CHUNK_LEN } else { CHUNK_LEN });
@@ -122,6 +123,7 @@ impl ChunkPool {
     }
 
     /// Takes a chunk back.
+    #[inline]
     pub(crate) fn give(&mut self, chunk: Chunk) {
         let size = chunk.bytes.len();
         self.used -= size;

@@ -57,8 +57,10 @@ impl<T> ShortDeque<T> {
     }
 
     pub(crate) fn pop_front(&mut self) -> Option<T> {
-        let next = if self.others.is_empty() { None } else { self.others.pop_front() };
-        core::mem::replace(&mut self.first, next)
+        if self.others.is_empty() {
+            return self.first.take();
+        }
+        core::mem::replace(&mut self.first, self.others.pop_front())
     }
 
     /// Puts an element at an index other than 0.

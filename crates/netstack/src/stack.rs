@@ -320,7 +320,12 @@ impl Stack {
         // Those that are marked meanwhile have their turn next time.
         for _ in 0..self.dirty.len() {
             let Some(index) = self.dirty.pop_front() else { break };
-            let result = self.flush_one(now, index, device);
+            let Some(tcb) = self.flows.get_mut(index) else { continue };
+            let result = if tcb.state == State::SynSent {
+                self.begin_opening(now, index, device)
+            } else {
+                tcb.flush(now, &mut self.shared, device)
+            };
             let Some(tcb) = self.flows.get_mut(index) else { continue };
             if result.is_err() {
                 // It goes first when there is room. Looking at all the others now would cost the more the more wait.
@@ -368,19 +373,6 @@ impl Stack {
     /// Neighbours whose addresses are known or asked for.
     pub fn neighbor_count(&self) -> usize {
         self.neighbors.len()
-    }
-
-    fn flush_one(
-        &mut self,
-        now: Instant,
-        index: u32,
-        device: &mut impl Device,
-    ) -> Result<(), DeviceFull> {
-        let Some(tcb) = self.flows.get_mut(index) else { return Ok(()) };
-        if tcb.state == State::SynSent {
-            return self.begin_opening(now, index, device);
-        }
-        tcb.flush(now, &mut self.shared, device)
     }
 
     /// Puts a connection on the list for the end of the turn.

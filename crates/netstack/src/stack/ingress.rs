@@ -313,10 +313,10 @@ const ALL_NODES_MAC: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
 
 /// Whether packets may come from an address (RFC 1122 3.2.1.3, RFC 4291 2.5, 2.7).
 fn is_unicast(address: Ipv6Addr) -> bool {
-    match address.to_ipv4_mapped() {
-        Some(v4) => {
-            let [first, ..] = v4.octets();
-            !(v4.is_unspecified() || v4.is_broadcast() || v4.is_multicast() || first == 127)
+    match ip::v4_bits(address) {
+        Some(bits) => {
+            let [first, ..] = bits.to_be_bytes();
+            !(matches!(bits, 0 | u32::MAX) || matches!(first, 127 | 224..=239))
         }
         None => {
             !(address.is_unspecified() || address.is_multicast() || address == Ipv6Addr::LOCALHOST)

@@ -13,6 +13,7 @@ use crate::wire::tcp::{Flags, Header};
 impl Tcb {
     /// Whether a segment is the next one of an open connection, within the window, without options but a timestamp that is
     /// not old, acknowledges nothing or the only segment in flight, and nothing else is going on.
+    #[inline]
     pub(super) fn expects(&self, arrival: &Arrival<'_>) -> bool {
         let header = &arrival.header;
         let timestamps_fit = match (self.timestamps, header.options.timestamps) {
@@ -32,6 +33,7 @@ impl Tcb {
 
     /// An acknowledgement of all that is queued, or one without news on a segment with text. A bare one without news would be
     /// a duplicate, or open the window.
+    #[inline]
     fn expects_ack(&self, header: &Header, is_bare: bool) -> bool {
         match &self.tx {
             None => header.ack == self.snd_una,
@@ -48,6 +50,7 @@ impl Tcb {
     }
 
     /// Takes a segment that was [expected](Self::expects).
+    #[inline]
     pub(super) fn handle_expected(
         &mut self,
         now: Instant,
@@ -84,7 +87,7 @@ impl Tcb {
     fn handle_all_acknowledged(&mut self, now: Instant, tx: &SendQueue, shared: &Shared) {
         (self.retries, self.rto_from) = (0, now);
         if let Some(sent_at) = tx.flight.front_sent_at() {
-            self.rtt.measure(now.saturating_since(sent_at));
+            self.rtt.measure_micros(now.as_nanos().saturating_sub(sent_at.as_nanos()) / 1000);
         }
         if self.cwnd_limited {
             let (control, srtt) = (shared.config.congestion, self.srtt());

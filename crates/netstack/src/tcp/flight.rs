@@ -91,6 +91,7 @@ impl Flight {
     }
 
     /// Whether one segment is in flight, sent once, without a FIN, and ends at `end`.
+    #[inline]
     pub(crate) fn is_one_segment_until(&self, end: Seq) -> bool {
         self.segments.len() == 1
             && self.segments.front().is_some_and(|only| {
@@ -124,12 +125,14 @@ impl Flight {
     }
 
     /// Notes a segment sent for the first time.
+    #[inline]
     pub(crate) fn push(&mut self, sent: Sent) {
         self.bytes += sent.seq_len();
         self.segments.push_back(sent);
     }
 
     /// The first segment that is lost, and its index.
+    #[inline]
     pub(crate) fn first_lost(&self) -> Option<(usize, Sent)> {
         if self.lost == 0 {
             return None;

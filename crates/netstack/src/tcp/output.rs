@@ -50,20 +50,20 @@ impl Tcb {
 
     /// What the windows allow to send next.
     fn next_piece(&mut self, now: Instant) -> Option<Piece> {
-        let (unsent, fin_due) = (self.unsent(), self.fin_is_due());
-        let idle = now.saturating_since(self.rto_from);
-        let tx = self.tx.as_mut()?;
-        let pipe = tx.pipe(self.mss);
+        let tx = self.tx.as_ref()?;
         if let Some((index, sent)) = tx.flight.first_lost() {
-            if pipe >= self.congestion.cwnd {
+            if tx.pipe(self.mss) >= self.congestion.cwnd {
                 return None;
             }
             return Some(self.again(index, sent));
         }
-        if unsent == 0 && !fin_due {
+        let unsent = self.unsent();
+        if unsent == 0 && !self.fin_is_due() {
             return None;
         }
-        if tx.flight.is_empty() && idle > self.rtt.rto(0) {
+        let pipe = tx.pipe(self.mss);
+        let idle_nanos = now.as_nanos().saturating_sub(self.rto_from.as_nanos());
+        if tx.flight.is_empty() && idle_nanos > self.rtt.rto_nanos(0) {
             self.congestion.restart(self.mss);
         }
         let piece = self.next_new(unsent)?;

@@ -15,7 +15,12 @@ pub(crate) struct Rtt {
 impl Rtt {
     /// Takes a measurement of a segment that was sent once (Karn's rule).
     pub(crate) fn measure(&mut self, sample: Duration) {
-        let sample = u32::try_from(sample.as_micros()).unwrap_or(SAMPLE_MAX).clamp(1, SAMPLE_MAX);
+        self.measure_micros(u64::try_from(sample.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// As [`Rtt::measure`], in microseconds.
+    pub(crate) fn measure_micros(&mut self, sample: u64) {
+        let sample = u32::try_from(sample).unwrap_or(SAMPLE_MAX).clamp(1, SAMPLE_MAX);
         if self.srtt == 0 {
             *self = Self { srtt: sample, rttvar: sample / 2, min: sample };
             return;
@@ -35,19 +40,33 @@ impl Rtt {
         Duration::from_micros(self.min as u64)
     }
 
-    /// The retransmission time-out after `retries` of them (RFC 6298 2 and 5.5). The least time-out is the least that is
+    /// The retransmission time-out in nanoseconds after `retries` of them (RFC 6298 2 and 5.5). The least time-out is the least that is
     /// added to the round trip, as in Linux: on a path without variance it would expire with every delayed acknowledgement.
-    pub(crate) fn rto(&self, retries: u8) -> Duration {
-        let base = match self.srtt() {
-            None => RTO_INITIAL,
-            Some(srtt) => {
-                let variance = Duration::from_micros(u64::from(self.rttvar) * 4);
-                srtt + variance.max(RTO_MIN)
-            }
+    pub(crate) const fn rto_nanos(&self, retries: u8) -> u64 {
+        let base = if self.srtt == 0 {
+            nanos(RTO_INITIAL)
+        } else {
+            let (variance, least) = (self.rttvar as u64 * 4_000, nanos(RTO_MIN));
+            self.srtt as u64 * 1_000 + if variance > least { variance } else { least }
         };
-        base.saturating_mul(1 << retries.min(RETRIES_SHIFT_MAX)).min(RTO_MAX)
+        let shift = if retries < RETRIES_SHIFT_MAX { retries } else { RETRIES_SHIFT_MAX };
+        let backed_off = base << shift;
+        if backed_off < nanos(RTO_MAX) { backed_off } else { nanos(RTO_MAX) }
+    }
+
+    /// The smoothed round trip time in nanoseconds, zero before the first measurement.
+    pub(crate) const fn srtt_nanos(&self) -> u64 {
+        self.srtt as u64 * 1_000
     }
 }
+
+#[expect(clippy::cast_possible_truncation, reason = "limits are far below 584 years")]
+const fn nanos(limit: Duration) -> u64 {
+    limit.as_nanos() as u64
+}
+
+/// The greatest shift does not push the greatest estimate out of 64 bits.
+const _: () = assert!((SAMPLE_MAX as u64 * 5_000).leading_zeros() > RETRIES_SHIFT_MAX as u32);
 
 /// No path takes longer: two minutes, the maximum segment lifetime of RFC 9293.
 const SAMPLE_MAX: u32 = 120_000_000;
@@ -57,6 +76,12 @@ const RETRIES_SHIFT_MAX: u8 = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Rtt {
+        const fn rto(&self, retries: u8) -> Duration {
+            Duration::from_nanos(self.rto_nanos(retries))
+        }
+    }
 
     const fn millis(count: u64) -> Duration {
         Duration::from_millis(count)

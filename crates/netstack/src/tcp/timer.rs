@@ -1,8 +1,6 @@
 //! What a connection does when nothing comes: retransmit (RFC 6298 5), probe for losses at the tail (RFC 8985 7), for a
 //! closed window (RFC 9293 3.8.6.1) and for a silent peer (3.8.4), and give up (3.8.3).
 
-use core::time::Duration;
-
 use tengate_base::Instant;
 
 use super::recovery::Phase;
@@ -16,6 +14,7 @@ use crate::shared::Shared;
 
 impl Tcb {
     /// When it next wants [`Tcb::handle_timeout`].
+    #[inline]
     pub(crate) fn deadline(&self, shared: &Shared) -> Instant {
         self.ack_at.min(self.retransmit_at()).min(self.idle_at(shared))
     }
@@ -185,6 +184,7 @@ impl Tcb {
     }
 
     /// The earliest of the timers for what was sent.
+    #[inline]
     fn retransmit_at(&self) -> Instant {
         if self.state.is_opening() {
             return self.rto_at();
@@ -199,7 +199,7 @@ impl Tcb {
     }
 
     fn rto_at(&self) -> Instant {
-        self.rto_from + self.rtt.rto(self.retries)
+        after(self.rto_from, self.rtt.rto_nanos(self.retries))
     }
 
     /// Whether the tail may be probed (RFC 8985 7.2): in the open phase, once for each flight.
@@ -216,13 +216,18 @@ impl Tcb {
         if !self.may_probe(tx) {
             return NEVER;
         }
-        let delay =
-            if tx.flight.segment_count() == 1 { PEER_ACK_DELAY_MAX } else { Duration::ZERO };
-        let timeout = self.rtt.srtt().map_or(RTO_INITIAL, |srtt| 2 * srtt + delay);
-        tx.recovery.probe_from + timeout
+        if self.rtt.srtt_nanos() == 0 {
+            return tx.recovery.probe_from + RTO_INITIAL;
+        }
+        let at = after(tx.recovery.probe_from, 2 * self.rtt.srtt_nanos());
+        if tx.flight.segment_count() == 1 { at + PEER_ACK_DELAY_MAX } else { at }
     }
 
     const fn retries_max(&self) -> u8 {
         if self.orphaned { ORPHAN_RETRIES_MAX } else { RETRIES_MAX }
     }
+}
+
+const fn after(from: Instant, nanos: u64) -> Instant {
+    Instant::from_nanos(from.as_nanos().saturating_add(nanos))
 }

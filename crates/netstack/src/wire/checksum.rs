@@ -14,6 +14,7 @@ pub(crate) struct Checksum {
 
 impl Checksum {
     /// With the pseudo header of TCP or `ICMPv6` (RFC 9293 3.1, RFC 8200 8.1). Mapped addresses count as IPv4 ones.
+    #[inline]
     pub(crate) fn pseudo(
         source: Ipv6Addr,
         destination: Ipv6Addr,
@@ -31,39 +32,56 @@ impl Checksum {
     }
 
     /// Adds bytes.
+    #[inline]
     pub(crate) fn add(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks::<4>();
-        let mut sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-        if !rest.is_empty() {
-            let mut word = [0; 4];
-            word[..rest.len()].copy_from_slice(rest);
-            sum += u64::from(u32::from_ne_bytes(word));
+        // Two sums, so that one does not wait for the carry of the other.
+        let (pairs, rest) = bytes.as_chunks::<16>();
+        let (mut sum, mut other) = (0, 0);
+        for pair in pairs {
+            let ([first, second], _) = pair.as_chunks::<8>() else { break };
+            sum = add_carry(sum, u64::from_ne_bytes(*first));
+            other = add_carry(other, u64::from_ne_bytes(*second));
         }
-        self.put(sum, bytes.len() % 2 == 1);
+        let (words, rest) = rest.as_chunks::<4>();
+        // At most three words and three bytes more.
+        let mut tail = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum::<u64>();
+        if let Some((byte, pair)) = rest.split_last() {
+            let (pair, last) = match *pair {
+                [] => ([*byte, 0], [0, 0]),
+                [first] => ([first, *byte], [0, 0]),
+                [first, second, ..] => ([first, second], [*byte, 0]),
+            };
+            tail += u64::from(u16::from_ne_bytes(pair)) + u64::from(u16::from_ne_bytes(last));
+        }
+        self.put(add_carry(add_carry(sum, other), tail), bytes.len() % 2 == 1);
     }
 
     /// Adds the sum of what follows.
+    #[inline]
     pub(crate) fn join(&mut self, behind: Self) {
         self.put(behind.sum, behind.odd);
     }
 
-    /// Adds a sum of words, far less than 2⁶³ of them.
+    #[inline]
     const fn put(&mut self, sum: u64, odd: bool) {
-        self.sum += if self.odd { fold(sum).swap_bytes() as u64 } else { sum };
+        self.sum = add_carry(self.sum, if self.odd { fold(sum).swap_bytes() as u64 } else { sum });
         self.odd ^= odd;
     }
 
     /// The sum itself, as a checksum field holds it for hardware to finish.
+    #[inline]
     pub(crate) fn partial(self) -> [u8; 2] {
         fold(self.sum).to_ne_bytes()
     }
 
     /// The complement of the sum, as a checksum field holds it.
+    #[inline]
     pub(crate) fn finish(self) -> [u8; 2] {
         (!fold(self.sum)).to_ne_bytes()
     }
 
     /// Whether the bytes, with their checksum among them, are intact.
+    #[inline]
     pub(crate) fn is_intact(self) -> bool {
         fold(self.sum) == u16::MAX
     }
@@ -76,8 +94,15 @@ pub(crate) fn of(bytes: &[u8]) -> [u8; 2] {
     sum.finish()
 }
 
+/// Adds in one's complement of 64 bits, of which that of 16 bits is what is left after folding.
+const fn add_carry(one: u64, other: u64) -> u64 {
+    let (sum, carry) = one.overflowing_add(other);
+    sum + carry as u64
+}
+
 /// Carries added to what is below them until there are none: after each step fewer bits are left.
 #[expect(clippy::cast_possible_truncation, reason = "what is above 16 bits was added below")]
+#[inline]
 const fn fold(sum: u64) -> u16 {
     let sum = (sum >> 32) + (sum & LOW_HALF);
     let sum = (sum >> 32) + (sum & LOW_HALF);

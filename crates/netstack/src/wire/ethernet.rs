@@ -39,6 +39,7 @@ pub(crate) struct Ethernet {
 
 impl Ethernet {
     /// The header of a frame, or `None` when the frame is shorter than one.
+    #[inline]
     pub(crate) fn decode(frame: &[u8]) -> Option<Self> {
         let destination = MacAddr(*frame.first_chunk()?);
         let source = MacAddr(*frame.get(6..)?.first_chunk()?);
@@ -57,6 +58,7 @@ impl Ethernet {
 }
 
 /// Writes a link header to the front of `out` and returns its length.
+#[inline]
 pub(crate) fn encode(
     out: &mut [u8],
     destination: MacAddr,

@@ -32,6 +32,7 @@ pub(crate) enum IpError {
 
 impl Ip {
     /// The header of an IPv4 packet.
+    #[inline]
     pub(crate) fn decode_v4(packet: &[u8], verify: bool) -> Result<Self, IpError> {
         let first = *packet.first().ok_or(IpError::Malformed)?;
         let header_len = usize::from(first & 0x0f) * 4;
@@ -76,7 +77,7 @@ impl Ip {
         }
         let (source, destination) = (v6_at(packet, 8), v6_at(packet, 24));
         // On the wire such an address means nothing (RFC 4291 2.5.5.2), and here it would mean another packet.
-        if source.to_ipv4_mapped().is_some() || destination.to_ipv4_mapped().is_some() {
+        if is_v4(source) || is_v4(destination) {
             return Err(IpError::Malformed);
         }
         let (mut protocol, mut start) = (header[6], V6_HEADER_LEN);
@@ -114,6 +115,7 @@ fn may_ignore(mut options: &[u8]) -> bool {
 }
 
 /// Writes the header that suits the addresses to the front of `out` and returns its length. `payload_len` is what follows.
+#[inline]
 pub(crate) fn encode(
     out: &mut [u8],
     source: Ipv6Addr,
@@ -122,17 +124,15 @@ pub(crate) fn encode(
     hop_limit: u8,
     payload_len: usize,
 ) -> usize {
-    if let (Some(source), Some(destination)) =
-        (source.to_ipv4_mapped(), destination.to_ipv4_mapped())
-    {
+    if let (Some(source), Some(destination)) = (v4_bits(source), v4_bits(destination)) {
         let total_len = u16::try_from(V4_HEADER_LEN + payload_len).unwrap_or(u16::MAX);
         // Never fragmented, so that path MTU discovery works (RFC 1191), and the identification may be zero (RFC 6864).
         let words = [
             0x4500_0000 | u32::from(total_len),
             DO_NOT_FRAGMENT,
             u32::from(hop_limit) << 24 | u32::from(protocol) << 16,
-            source.to_bits(),
-            destination.to_bits(),
+            source,
+            destination,
         ];
         let out: &mut [u8; V4_HEADER_LEN] = out.first_chunk_mut().expect("callers have the room");
         for (place, word) in out.as_chunks_mut::<4>().0.iter_mut().zip(words) {
@@ -153,11 +153,22 @@ pub(crate) fn encode(
 
 /// Length of the header between two addresses.
 pub(crate) const fn header_len(address: Ipv6Addr) -> u16 {
-    if address.to_ipv4_mapped().is_some() { 20 } else { 40 }
+    if is_v4(address) { 20 } else { 40 }
+}
+
+/// Whether an address is an IPv4 one, mapped. Asked several times for each packet, so by words and not by bytes.
+pub(crate) const fn is_v4(address: Ipv6Addr) -> bool {
+    address.to_bits() >> 32 == MAPPED
+}
+
+/// The 32 bits of an IPv4 address.
+#[expect(clippy::cast_possible_truncation, reason = "the rest was compared")]
+pub(crate) const fn v4_bits(address: Ipv6Addr) -> Option<u32> {
+    if is_v4(address) { Some(address.to_bits() as u32) } else { None }
 }
 
 fn v4_at(packet: &[u8], at: usize) -> Ipv6Addr {
-    core::net::Ipv4Addr::from(super::be32(packet, at)).to_ipv6_mapped()
+    Ipv6Addr::from_bits(MAPPED << 32 | u128::from(super::be32(packet, at)))
 }
 
 /// The IPv6 address at `at`; the unspecified one beyond the end, which callers rule out before.
@@ -166,6 +177,8 @@ pub(crate) fn v6_at(packet: &[u8], at: usize) -> Ipv6Addr {
     octets.map_or(Ipv6Addr::UNSPECIFIED, |octets| Ipv6Addr::from(*octets))
 }
 
+/// What is in front of an IPv4 address in a mapped one.
+const MAPPED: u128 = 0xffff;
 /// `ICMPv4`.
 pub(crate) const ICMP: u8 = 1;
 /// TCP.

@@ -90,6 +90,7 @@ impl Header {
     /// The header at the front of `segment` and its length, or `None` when it is cut off or its length is impossible.
     ///
     /// Options that are malformed, and those behind them, are passed over (RFC 9293 3.1, MUST-7 demands no more).
+    #[inline]
     pub(crate) fn decode(segment: &[u8]) -> Option<(Self, usize)> {
         let fixed: &[u8; HEADER_LEN] = segment.first_chunk()?;
         let header_len = usize::from(fixed[12] >> 4) * 4;
@@ -107,6 +108,7 @@ impl Header {
     }
 
     /// Writes the header to the front of `out`, its checksum zero, and returns its length.
+    #[inline]
     pub(crate) fn encode(&self, out: &mut [u8]) -> usize {
         let header_len = HEADER_LEN + self.options.encode(&mut out[HEADER_LEN..]);
         let out: &mut [u8; HEADER_LEN] = out.first_chunk_mut().expect("callers have the room");
@@ -123,6 +125,7 @@ impl Header {
 }
 
 impl Options {
+    #[inline]
     fn decode(mut bytes: &[u8]) -> Self {
         // What segments have beside SYNs, laid out as RFC 7323 appendix A recommends and everybody does.
         if let Some(option) = bytes.as_array::<{ TIMESTAMPS_LEN as usize }>()
