@@ -204,7 +204,7 @@ impl Tcb {
             let progress = said.advanced > 0 && !lost;
             let mss = u32::from(self.mss);
             self.congestion.cwnd = tx.recovery.window(arrived, pipe, ssthresh, mss, progress);
-        } else if arrived > 0 && (self.cwnd_limited || tx.recovery.phase == Phase::Loss) {
+        } else if arrived > 0 && (tx.cwnd_limited || tx.recovery.phase == Phase::Loss) {
             let control = shared.config.congestion;
             self.congestion.handle_ack(control, now, arrived, self.mss, self.srtt());
         }

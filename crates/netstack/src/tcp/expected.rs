@@ -89,10 +89,9 @@ impl Tcb {
         if let Some(sent_at) = tx.flight.front_sent_at() {
             self.rtt.measure_micros(now.as_nanos().saturating_sub(sent_at.as_nanos()) / 1000);
         }
-        if self.cwnd_limited {
+        if tx.cwnd_limited {
             let (control, srtt) = (shared.config.congestion, self.srtt());
             self.congestion.handle_ack(control, now, tx.len(), self.mss, srtt);
-            self.cwnd_limited = false;
         }
     }
 }

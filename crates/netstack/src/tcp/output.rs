@@ -38,7 +38,6 @@ impl Tcb {
         if self.state.is_opening() || self.state == State::Closed {
             return Ok(());
         }
-        self.cwnd_limited &= self.tx.is_some();
         while let Some(piece) = self.next_piece(now) {
             self.send_piece(now, piece, shared, device)?;
         }
@@ -69,7 +68,9 @@ impl Tcb {
         let piece = self.next_new(unsent)?;
         let room = self.congestion.cwnd.saturating_sub(pipe);
         if u32::from(piece.len) > room && pipe > 0 {
-            self.cwnd_limited = true;
+            if let Some(tx) = &mut self.tx {
+                tx.cwnd_limited = true;
+            }
             return None;
         }
         Some(piece)

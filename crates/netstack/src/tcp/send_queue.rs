@@ -15,6 +15,8 @@ pub(crate) struct SendQueue {
     start: u32,
     /// Bytes in the pieces.
     len: u32,
+    /// The congestion window was what limited the last transmission (RFC 5681, RFC 7661).
+    pub(crate) cwnd_limited: bool,
     /// What was sent of them.
     pub(crate) flight: Flight,
     /// How losses are made good.
@@ -207,7 +209,7 @@ impl SendQueue {
         while let Some(piece) = self.pieces.pop_front() {
             piece.bytes.give_back(pool);
         }
-        (self.start, self.len) = (0, 0);
+        (self.start, self.len, self.cwnd_limited) = (0, 0, false);
         self.flight.clear();
         self.recovery = Recovery::default();
     }

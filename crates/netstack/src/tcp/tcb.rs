@@ -74,7 +74,7 @@ pub(crate) enum Fate {
     Waits,
 }
 
-/// One connection. At most 256 bytes, see the assertion below.
+/// One connection. At most 200 bytes, see the assertion below.
 #[derive(Debug)]
 pub(crate) struct Tcb {
     pub(crate) key: FlowKey,
@@ -100,8 +100,6 @@ pub(crate) struct Tcb {
     /// Timestamps (RFC 7323) and selective acknowledgements (RFC 2018) were agreed on.
     pub(crate) timestamps: bool,
     pub(crate) sack: bool,
-    /// The window was what limited the last transmission (RFC 5681, RFC 7661).
-    pub(crate) cwnd_limited: bool,
     /// Reordering was seen (RFC 8985 6.2 step 3).
     pub(crate) reordering_seen: bool,
     /// `RACK.reo_wnd_mult`.
@@ -173,7 +171,6 @@ impl Tcb {
             fin_sent: false,
             timestamps: false,
             sack: false,
-            cwnd_limited: false,
             reordering_seen: false,
             reo_wnd_mult: 1,
             retries: 0,
@@ -360,4 +357,4 @@ const TCP_HEADER_LEN: u16 = 20;
 
 const _: () = assert!(TCP_HEADER_LEN as usize == tcp::HEADER_LEN);
 
-const _: () = assert!(size_of::<Tcb>() <= 256, "ten million of them must fit");
+const _: () = assert!(size_of::<Tcb>() <= 200, "ten million of them must fit");

@@ -104,6 +104,26 @@ fn an_empty_pool_refuses_bytes_and_new_connections_and_recovers() {
 }
 
 #[test]
+fn the_last_sixteenth_of_the_pool_is_for_connections_that_are_open() {
+    let small = Config { pool_bytes: 64 << 10, ..config(1) };
+    let mut pair = Pair::with_configs(Faults::NONE, config(0), small);
+    let (conn, other) = pair.open();
+    let stack = &mut pair.hosts[1].stack;
+    assert_eq!((stack.pool_limit_bytes(), stack.backlog_len()), (64 << 10, 0));
+    stack.hold(other, (60 << 10) + 1);
+    let late = pair.connect();
+    pair.hosts[1].stream(other).to_send = bytes(1000, 0);
+    assert!(pair.run_until(|pair| pair.hosts[0].streams[&conn].received.len() == 1000));
+    pair.run_for(Duration::from_millis(100));
+    assert!(!pair.hosts[0].streams[&late].is_open, "it would take what the others need");
+    let stack = &mut pair.hosts[1].stack;
+    assert!(stack.stats().drop_syn_pool_full > 0);
+    assert_eq!(stack.stats().send_refused_pool_full, 0);
+    stack.release(other, (60 << 10) + 1);
+    assert!(pair.run_until(|pair| pair.hosts[0].streams[&late].is_open));
+}
+
+#[test]
 fn a_receiver_that_stops_and_goes_on_gets_everything() {
     // RFC 9293 3.8.6.1; updates of the window may be lost too.
     for seed in 0..20 {
