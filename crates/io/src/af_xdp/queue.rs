@@ -214,8 +214,9 @@ impl Queue {
     /// device has room, which nothing tells: take another turn, after a short rest in the second case.
     pub fn prepare_sleep(&mut self) -> bool {
         let waiting = self.flush();
+        let may_wait = self.xsk.prepare_wait();
         self.wake_receiving();
-        waiting == 0 && !self.xsk.has_received()
+        waiting == 0 && may_wait
     }
 
     /// The counters.

@@ -350,7 +350,7 @@ impl Seat {
         let umem = Umem::new(config.chunk_bytes, config.chunks).map_err(at(Step::Memory))?;
         register(&socket, &umem).map_err(at(Step::Memory))?;
         let mut rings = Rings::map(socket, config).map_err(at(Step::Rings))?;
-        rings.refill(&umem);
+        assert!(rings.refill(&umem), "the kernel has not begun to use the fill ring");
         bind(&rings.socket, config).map_err(at(Step::Bind))?;
         Ok(Self { rings, umem })
     }
@@ -397,19 +397,26 @@ impl Rings {
         })
     }
 
-    /// Gives the kernel as many empty frames to receive into as it may have.
-    fn refill(&mut self, umem: &Umem) {
+    /// Gives the kernel as many empty frames to receive into as it may have and there are; returns whether it took them.
+    fn refill(&mut self, umem: &Umem) -> bool {
         let before = self.receiving;
+        let mut took_all = true;
         while self.receiving < self.fill.size()
             && let Some(chunk) = umem.take()
         {
-            let pushed = self.fill.push(u64::from(chunk) * u64::from(umem.chunk_bytes));
-            assert!(pushed, "the fill ring has a place for all frames it may have");
+            // The kernel shows a frame in the rx ring before it says that the place in the fill ring is free, so that ring may
+            // still look full. The next time will do.
+            if !self.fill.push(u64::from(chunk) * u64::from(umem.chunk_bytes)) {
+                umem.give_back(chunk);
+                took_all = false;
+                break;
+            }
             self.receiving += 1;
         }
         if self.receiving != before {
             self.fill.publish();
         }
+        took_all
     }
 
     /// Takes back frames that were sent.
@@ -443,9 +450,9 @@ impl Xsk {
         frames.frames.len()
     }
 
-    /// Whether a frame waits to be received.
-    pub(crate) fn has_received(&mut self) -> bool {
-        self.rings.rx.has_entry()
+    /// Gives the kernel what it may have to receive into; returns whether it took that and no frame waits to be received.
+    pub(crate) fn prepare_wait(&mut self) -> bool {
+        self.rings.refill(&self.umem) && !self.rings.rx.has_entry()
     }
 
     /// Whether the driver waits to be told that there are frames to receive into.
@@ -475,8 +482,11 @@ impl Xsk {
         let chunk = chunk.ok_or(StageError::NoChunk)?;
         let start = self.umem.bytes(chunk, 0, len);
         let address = u64::from(chunk) * u64::from(self.umem.chunk_bytes);
-        let pushed = rings.tx.push(libc::xdp_desc { addr: address, len, options: 0 });
-        assert!(pushed, "the tx ring has a place for all frames it may have");
+        // As with the fill ring, a frame that came back may still seem to have its place.
+        if !rings.tx.push(libc::xdp_desc { addr: address, len, options: 0 }) {
+            self.umem.give_back(chunk);
+            return Err(StageError::Full);
+        }
         rings.sending += 1;
         // SAFETY: the chunk was nobody's, and the kernel does not see it before it is published, which needs `self` again;
         // the range is within the mapping, as `bytes` asserted, and was zeroed at first.
@@ -641,3 +651,103 @@ const MAX_TX_BUDGET: c_int = 9;
 
 const _: () = assert!(AF_XDP as c_int == libc::AF_XDP);
 const _: () = assert!(size_of::<libc::xdp_desc>() == 16);
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    const DESCRIPTORS: u32 = 64;
+
+    /// A ring that only this process knows, which plays the kernel too.
+    fn ring<T: Copy>() -> Ring<T> {
+        let bytes = 192 + DESCRIPTORS as usize * size_of::<T>();
+        Ring {
+            mapping: Mapping::anonymous(bytes).unwrap(),
+            producer: 0,
+            consumer: 64,
+            flags: 128,
+            entries: 192,
+            mask: DESCRIPTORS - 1,
+            own: 0,
+            other: 0,
+            kind: core::marker::PhantomData,
+        }
+    }
+
+    fn xsk() -> Xsk {
+        let rings = Rings {
+            socket: Arc::new(File::open("/dev/null").unwrap().into()),
+            fill: ring(),
+            completion: ring(),
+            rx: ring(),
+            tx: ring(),
+            receiving: 0,
+            sending: 0,
+        };
+        Xsk { rings, umem: Rc::new(Umem::new(2048, 2 * DESCRIPTORS).unwrap()) }
+    }
+
+    /// The kernel puts a value where we read.
+    fn produce<T: Copy>(ring: &Ring<T>, value: T) {
+        let index = ring.index(ring.producer).load(Ordering::Relaxed);
+        // SAFETY: the entry is within the mapping, which this thread alone uses.
+        unsafe { ring.entry(index).write(value) };
+        ring.index(ring.producer).store(index.wrapping_add(1), Ordering::Release);
+    }
+
+    /// The kernel has read that many.
+    fn consume<T: Copy>(ring: &Ring<T>, count: u32) {
+        ring.index(ring.consumer).fetch_add(count, Ordering::Release);
+    }
+
+    fn sum(xsk: &Xsk, frames: &Frames) -> u32 {
+        let Gauges { free, receiving, sending, .. } = xsk.gauges();
+        free + receiving + sending + u32::try_from(frames.frames.len()).unwrap()
+    }
+
+    #[test]
+    fn a_fill_ring_that_still_looks_full_costs_no_frame() {
+        let mut xsk = xsk();
+        let mut frames = Frames::with_capacity(8);
+        assert_eq!(xsk.receive(&mut frames), 0);
+        assert_eq!(xsk.gauges().receiving, DESCRIPTORS);
+        for round in 0..3 * DESCRIPTORS {
+            let chunk = 2 * DESCRIPTORS - 1 - round % 8;
+            // The frame is there before the kernel says that it took it from the fill ring.
+            if xsk.rings.receiving == DESCRIPTORS {
+                let addr = u64::from(chunk) * 2048 + 256;
+                produce(&xsk.rings.rx, libc::xdp_desc { addr, len: 60, options: 0 });
+            }
+            let received = xsk.receive(&mut frames);
+            assert_eq!(frames.iter_mut().map(|frame| frame.len()).sum::<usize>(), received * 60);
+            assert_eq!(sum(&xsk, &frames), 2 * DESCRIPTORS);
+            assert_eq!(xsk.prepare_wait(), received == 0, "no sleep while the ring lags");
+            consume(&xsk.rings.fill, u32::try_from(received).unwrap());
+        }
+        frames.clear();
+        assert!(xsk.prepare_wait());
+        assert_eq!(xsk.gauges().receiving, DESCRIPTORS);
+    }
+
+    #[test]
+    fn frames_to_send_come_back_in_any_order() {
+        let mut xsk = xsk();
+        let frames = Frames::with_capacity(1);
+        for _ in 0..DESCRIPTORS {
+            xsk.stage(60).unwrap().fill(7);
+        }
+        assert_eq!(xsk.stage(60), Err(StageError::Full));
+        assert_eq!((xsk.publish(), xsk.gauges().sending), (DESCRIPTORS, DESCRIPTORS));
+        for chunk in 0..DESCRIPTORS {
+            produce(&xsk.rings.completion, u64::from(chunk ^ 21) * 2048);
+        }
+        // They came back, and the tx ring still looks full.
+        assert_eq!(xsk.stage(60), Err(StageError::Full));
+        assert_eq!((xsk.gauges().sending, sum(&xsk, &frames)), (0, 2 * DESCRIPTORS));
+        consume(&xsk.rings.tx, DESCRIPTORS);
+        assert_eq!(xsk.stage(60).map(|frame| frame.len()), Ok(60));
+        assert_eq!((xsk.publish(), xsk.untaken()), (1, 1));
+    }
+}
