@@ -148,6 +148,36 @@ fn the_kernel_answers_again_when_the_gateway_is_gone_and_not_before() {
 }
 
 #[test]
+fn an_interface_that_was_down_serves_again() {
+    match role().as_deref() {
+        Some("gateway") => {
+            let mut interface = Interface::open(&config(Mode::Native, 1)).unwrap();
+            let shards = Shards::start(&mut interface);
+            say("ready");
+            assert_eq!(hear(), "stop");
+            let reports = shards.stop();
+            let Report { frames, stack, .. } = &reports[0];
+            assert_eq!((frames.lent(), frames.sending), (0, 0), "{frames:?}");
+            assert_eq!(stack.conns_accepted, 2);
+        }
+        Some("client") => bulk(SocketAddr::new(GATEWAY_V4.parse().unwrap(), PORT)),
+        _ => {
+            let test = "an_interface_that_was_down_serves_again";
+            let Some(network) = Network::new(test, 1, Offloads::NoChecksums) else { return };
+            let mut gateway = network.start_gateway("gateway");
+            gateway.expect("ready");
+            network.start_peer("client").succeed();
+            for state in ["down", "up"] {
+                network.gateway_runs(&["ip", "link", "set", INTERFACE, state]);
+            }
+            network.start_peer("client").succeed();
+            gateway.tell("stop");
+            gateway.succeed();
+        }
+    }
+}
+
+#[test]
 fn frames_for_a_queue_without_a_socket_are_dropped_and_counted() {
     match role().as_deref() {
         Some("gateway") => {

@@ -30,7 +30,7 @@ pub(crate) struct Maps {
 pub(crate) fn key(address: IpAddr, port: u16) -> [u8; KEY_BYTES] {
     let mut key = [0; KEY_BYTES];
     // With its version, so that an IPv4 address is not ours in an IPv6 header.
-    match address {
+    match address.to_canonical() {
         IpAddr::V4(address) => {
             key[12..16].copy_from_slice(&address.octets());
             key[18] = 4;
