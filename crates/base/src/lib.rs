@@ -15,6 +15,6 @@ mod wheel;
 
 pub use chunked_vec::ChunkedVec;
 pub use index_table::IndexTable;
-pub use seam::{App, CloseCause, Closed, ConnId, Door, How, Opened, ShardId, Sink};
+pub use seam::{App, CloseCause, Closed, ConnId, Door, How, Opened, ShardId, Share, Sink};
 pub use time::Instant;
 pub use wheel::TimerWheel;

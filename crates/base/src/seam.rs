@@ -27,6 +27,21 @@ pub struct ShardId(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Door(pub u16);
 
+/// Bytes announced to a shell for many connections ([`Sink::share`]): what the shell makes of the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share(pub u32);
+
+impl Share {
+    /// The shell copies the bytes for each connection.
+    pub const NONE: Self = Self(u32::MAX);
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
 /// What is known of a connection when it opens.
 #[derive(Clone, Copy, Debug)]
 pub struct Opened {
@@ -123,6 +138,19 @@ pub trait Sink {
 
     /// Sends bytes that many connections get (fan-out): written at once when nothing is queued, else appended.
     fn write(&mut self, conn: ConnId, bytes: &[u8]);
+
+    /// Announces bytes that many connections get, for [`Sink::write_shared`] in this turn. A shell that can sends one copy
+    /// to all of them.
+    fn share(&mut self, bytes: &[u8]) -> Share {
+        let _ = bytes;
+        Share::NONE
+    }
+
+    /// As [`Sink::write`], for the bytes that `share` was given for.
+    fn write_shared(&mut self, conn: ConnId, bytes: &[u8], share: Share) {
+        let _ = share;
+        self.write(conn, bytes);
+    }
 
     /// Bytes queued on the connection and not written yet.
     fn queued(&self, conn: ConnId) -> usize;

@@ -214,6 +214,16 @@ impl<C: Carrier> Conns<C> {
 
     /// As [`Sink::write`](tengate_base::Sink::write).
     pub(crate) fn write(&mut self, index: u32, bytes: &[u8]) {
+        self.write_by(index, bytes, |carrier, stream| carrier.send(index, stream, bytes));
+    }
+
+    /// Writes bytes that `send` hands over when nothing is queued, else appends them.
+    pub(crate) fn write_by(
+        &mut self,
+        index: u32,
+        bytes: &[u8],
+        send: impl FnOnce(&mut C, &C::Stream) -> Result<usize, Broken>,
+    ) {
         let Some(open) = self.writable(index) else { return };
         // Frames are kept whole in the queue, or a frame whose front went out could not be given back.
         if open.out.is_some() || open.flags.any(Flags::FRAMES | Flags::BROKEN) {
@@ -222,23 +232,22 @@ impl<C: Carrier> Conns<C> {
         }
         let open = &mut self.places[index as usize];
         let Some(stream) = &open.stream else { return };
-        let count = match self.carrier.send(index, stream, bytes) {
-            Ok(count) => count,
+        let count = match send(&mut self.carrier, stream) {
+            Ok(count) => {
+                open.bytes_written += count as u64;
+                self.counters.note_write(count, bytes.len());
+                if count == bytes.len() {
+                    return;
+                }
+                open.flags |= Flags::BLOCKED;
+                count
+            }
             Err(Broken) => {
                 self.mark_broken(index);
                 0
             }
         };
-        let open = &mut self.places[index as usize];
-        open.bytes_written += count as u64;
-        self.counters.note_write(count, bytes.len());
-        if count < bytes.len() {
-            open.flags |= Flags::BLOCKED;
-            self.buffer(index).extend_from_slice(&bytes[count..]);
-            if let Some(id) = self.places[index as usize].out {
-                self.buffers.charge(id);
-            }
-        }
+        self.buffer(index).extend_from_slice(&bytes[count..]);
     }
 
     /// As [`Sink::queued`](tengate_base::Sink::queued).

@@ -4,7 +4,7 @@ use core::net::SocketAddr;
 use std::io::ErrorKind;
 use std::net::{Shutdown, TcpStream};
 
-use tengate_base::{Closed, ConnId, Door, How, Instant, ShardId, Sink};
+use tengate_base::{Closed, ConnId, Door, How, Instant, ShardId, Share, Sink};
 
 use crate::buffers::BufferId;
 use crate::bypass::{Queue, QueueCounts, StackStats, SteeringStats};
@@ -323,6 +323,17 @@ impl Sink for Net {
 
     fn write(&mut self, conn: ConnId, bytes: &[u8]) {
         on_conns!(self, conn, |conns, index| conns.write(index, bytes));
+    }
+
+    fn share(&mut self, bytes: &[u8]) -> Share {
+        self.streams.as_mut().map_or(Share::NONE, |streams| streams.share(bytes))
+    }
+
+    fn write_shared(&mut self, conn: ConnId, bytes: &[u8], share: Share) {
+        match self.stream_of(conn) {
+            Some((streams, index)) => streams.write_shared(index, bytes, share),
+            None => self.sockets.write(conn.0, bytes),
+        }
     }
 
     fn queued(&self, conn: ConnId) -> usize {

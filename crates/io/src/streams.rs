@@ -16,8 +16,8 @@ mod turn;
 
 use core::net::SocketAddr;
 
-use tengate_base::{Closed, ConnId, Door, How, Instant, Sink};
-use tengate_netstack::{Config, ConfigError, Device, Stack};
+use tengate_base::{Closed, ConnId, Door, How, Instant, Share, Sink};
+use tengate_netstack::{Config, ConfigError, Device, SharedBytes, Stack};
 
 use crate::buffers::BufferId;
 use crate::conn::Flags;
@@ -36,6 +36,8 @@ pub struct Streams<D: Device> {
     connections_max: u32,
     /// No connection is taken in any more.
     is_stopping: bool,
+    /// The device had no room for all that was to go at the end of the last turn.
+    is_device_full: bool,
     /// Room for bytes that lie in no frame.
     read_buffer: Vec<u8>,
     /// When connections may be cut for want of memory again.
@@ -65,6 +67,8 @@ pub(crate) struct Wire<D> {
     low_mark: u32,
     /// Connections whose output the stack did not take for want of memory, with nothing under way that would end.
     starved: Vec<u32>,
+    /// What is shared in this turn; a [`Share`] is a place here.
+    shares: Vec<SharedBytes>,
 }
 
 /// That a connection is one of the stack's; its index says which.
@@ -75,16 +79,23 @@ impl<D: Device> Carrier for Wire<D> {
     type Stream = Attached;
 
     fn send(&mut self, index: u32, _stream: &Attached, bytes: &[u8]) -> Result<usize, Broken> {
-        let conn = ConnId(index);
-        let taken = self.stack.send(conn, bytes);
-        if taken < bytes.len() {
+        let taken = self.stack.send(ConnId(index), bytes);
+        self.note_taken(index, taken, bytes.len());
+        Ok(taken)
+    }
+}
+
+impl<D: Device> Wire<D> {
+    /// Asks to be told when the rest of some output may be tried again.
+    fn note_taken(&mut self, index: u32, taken: usize, len: usize) {
+        if taken < len {
+            let conn = ConnId(index);
             if self.stack.queued(conn) == 0 {
                 self.starved.push(index);
             } else {
                 self.stack.notify_below(conn, self.low_mark);
             }
         }
-        Ok(taken)
     }
 }
 
@@ -107,12 +118,13 @@ impl<D: Device> Streams<D> {
         for &(port, door) in &listening {
             stack.listen(port, door);
         }
-        let wire = Wire { stack, device, now, low_mark, starved: Vec::new() };
+        let wire = Wire { stack, device, now, low_mark, starved: Vec::new(), shares: Vec::new() };
         Ok(Self {
             conns: Conns::new(wire, first.0),
             listening,
             connections_max,
             is_stopping: false,
+            is_device_full: false,
             read_buffer: Vec::new(),
             next_eviction: now,
         })
@@ -147,10 +159,16 @@ impl<D: Device> Streams<D> {
     /// A turn ends: segments and acknowledgements go to the device. What it has no room for goes in a later turn.
     pub fn end_turn(&mut self) {
         let charged = self.conns.buffers.charged_bytes();
-        let Wire { stack, device, now, .. } = &mut self.conns.carrier;
+        let Wire { stack, device, now, shares, .. } = &mut self.conns.carrier;
         stack.set_outside_bytes(charged);
+        shares.clear();
         // The stack goes on where it stopped.
-        let _full = stack.flush(*now, device);
+        self.is_device_full = stack.flush(*now, device).is_err();
+    }
+
+    /// Whether something waits for room in the device, of which nothing tells.
+    pub const fn is_device_full(&self) -> bool {
+        self.is_device_full
     }
 
     /// When [`handle_timeout`] has something to do.
@@ -235,6 +253,26 @@ impl<D: Device> Streams<D> {
         if self.conns.get_mut(index).is_some_and(|conn| conn.flags.take(Flags::BLOCKED)) {
             self.conns.write_out(index);
         }
+    }
+
+    /// As [`Sink::share`]: the stack has one copy for all who get it.
+    pub fn share(&mut self, bytes: &[u8]) -> Share {
+        let Wire { stack, shares, .. } = &mut self.conns.carrier;
+        let Some(shared) = stack.share(bytes) else { return Share::NONE };
+        shares.push(shared);
+        Share(u32::try_from(shares.len() - 1).unwrap_or(u32::MAX))
+    }
+
+    /// As [`Sink::write_shared`].
+    pub fn write_shared(&mut self, index: u32, bytes: &[u8], share: Share) {
+        self.conns.write_by(index, bytes, |wire, stream| {
+            let Some(shared) = wire.shares.get(share.0 as usize) else {
+                return wire.send(index, stream, bytes);
+            };
+            let taken = wire.stack.send_shared(ConnId(index), *shared);
+            wire.note_taken(index, taken, bytes.len());
+            Ok(taken)
+        });
     }
 
     /// Writes what the application queued.

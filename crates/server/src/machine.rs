@@ -124,6 +124,16 @@ impl Machine {
         mounts.lines().any(|line| line.split(' ').nth(2) == Some(kind))
     }
 
+    /// Whether the kernel knows an interface of that name, in the network namespace of this process.
+    pub(crate) fn knows_interface(&self, name: &str) -> bool {
+        if self.root != Path::new("/") {
+            return false;
+        }
+        let domain = rustix::net::AddressFamily::INET;
+        let socket = rustix::net::socket(domain, rustix::net::SocketType::DGRAM, None);
+        socket.is_ok_and(|socket| rustix::net::netdevice::name_to_index(socket, name).is_ok())
+    }
+
     /// An interface by its name.
     pub(crate) fn interface(&self, name: &str) -> Option<Interface> {
         let below = format!("sys/class/net/{name}");

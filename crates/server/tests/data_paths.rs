@@ -1,7 +1,8 @@
 //! The same clients, workers and promises on every data path: a gateway past the kernel, and Linux at the other end.
 //!
 //! Each test has network namespaces of its own, and needs root for them; without it says that it is skipped.
-#![expect(clippy::unwrap_used, reason = "a failure should stop the test")]
+#![expect(clippy::tests_outside_test_module, reason = "an integration test is one module of tests")]
+#![expect(clippy::unwrap_used, reason = "in a test, a failure should stop it")]
 
 mod common;
 
@@ -258,15 +259,19 @@ fn vanish(path: &Path) {
 fn stop(mut path: Path, mut last: Client) {
     let id = last.ask("id");
     let id = id.strip_prefix("id ").unwrap().to_owned();
+    let before = path.count("counters", "deliveries");
     last.send("flood 1000 8000");
     let filler = "x".repeat(8000);
     assert_eq!(last.receive(), format!("0 {filler}"));
     until("the flood is in the gateway", || {
-        (path.count("counters", "deliveries") >= 1000).then_some(())
+        (path.count("counters", "deliveries") >= before + 1000).then_some(())
     });
     path.gateway.process.signal(Signal::TERM);
     for number in 1..1000 {
-        assert_eq!(last.receive(), format!("{number} {filler}"));
+        let Some(message) = last.message() else {
+            panic!("message {number} is missing: {:?}", path.gateway.process.finish());
+        };
+        assert_eq!(message, format!("{number} {filler}"));
     }
     assert_eq!(last.message(), None);
     path.worker.wait_for_line(&format!("closed {id}"));

@@ -190,7 +190,7 @@ impl<A: Host> Shard<A> {
         poll.steering.mesh.prepare_sleep();
         self.mailbox().waker().prepare_sleep();
         let Some(streams) = self.net.streams.as_deref_mut() else { return Ok(()) };
-        let wakes = streams.device_mut().prepare_sleep();
+        let wakes = !streams.is_device_full() && streams.device_mut().prepare_sleep();
         let now = self.clock.now();
         let until = |deadline: Instant| deadline.saturating_since(now);
         let limit = self.poll_timeout().map_or(SLEEP_MAX, until).min(SLEEP_MAX);

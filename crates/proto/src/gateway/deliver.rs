@@ -3,7 +3,7 @@
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
 
-use tengate_base::{ConnId, How, Instant, Sink};
+use tengate_base::{ConnId, How, Instant, Share, Sink};
 
 use super::client::Codec;
 use super::config::{Listener, Protocol, SlowClient};
@@ -16,6 +16,8 @@ use crate::wire::{length, php, text};
 #[derive(Debug, Default)]
 pub(super) struct Encoded {
     forms: [Vec<u8>; Form::COUNT],
+    /// What the shell calls each of them while they go to many.
+    shares: [Share; Form::COUNT],
     /// Room for whatever is put together before it is sent.
     pub(super) scratch: Vec<u8>,
     /// Room for an event that is not encoded where it leaves from.
@@ -121,12 +123,13 @@ impl Gateway {
                 let encoded = &mut self.encoded.forms[form as usize];
                 if encoded.is_empty() {
                     form.encode(body, encoded);
+                    self.encoded.shares[form as usize] = sink.share(encoded);
                 }
                 self.stats.deliveries += 1;
                 if drops_oldest {
                     sink.begin_message(conn);
                 }
-                sink.write(conn, encoded);
+                sink.write_shared(conn, encoded, self.encoded.shares[form as usize]);
             }
         }
     }
