@@ -1,12 +1,12 @@
 //! What an echo and a delivery of a broadcast cost the stack of a server, without a device: two stacks joined by memory.
 //!
-//! `cargo run --release -p tengate-netstack --example echo_cost -- [echo | fanout | copies] [CONNECTIONS] [ROUNDS] [BYTES]`
+//! `cargo run --release -p tengate-netstack --example echo_cost -- CASE [CONNECTIONS] [ROUNDS] [BYTES] [DEPTH]`
 //! prints the time each took the server. Instructions, which do not depend on what else the machine does:
 //! `valgrind --tool=callgrind --toggle-collect='echo_cost::server_turn*' target/release/examples/echo_cost echo 100 100`,
 //! divided by the number of echoes that it prints.
 //!
 //! - `echo`: every connection has one message on its way, which comes back with the acknowledgement on it.
-//! - `fanout`: one message for all connections, queued by reference; each peer's acknowledgement comes alone.
+//! - `fanout`: DEPTH messages for all connections, queued by reference, one a turn; each peer acknowledges once.
 //! - `copies`: the same, queued as a copy for each connection.
 
 use core::error::Error;
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         _ => return Err("takes a case: echo, fanout or copies".into()),
     };
     let (count, rounds, bytes) = (number(1, 1000)?, number(2, 200)?, number(3, 64)?);
-    let mut bed = Bed::new(count, bytes)?;
+    let mut bed = Bed::new(count, bytes, number(4, 1)?)?;
     bed.rounds(case, rounds / 10 + 1);
     let (before, done) = (bed.server.spent, bed.server.done);
     bed.rounds(case, rounds);
@@ -94,11 +94,13 @@ struct Bed {
     to_client: Wire,
     conns: Vec<ConnId>,
     message: Vec<u8>,
+    /// Messages of a broadcast round.
+    depth: usize,
 }
 
 impl Bed {
     /// All connections open.
-    fn new(count: usize, bytes: usize) -> Result<Self, Box<dyn Error>> {
+    fn new(count: usize, bytes: usize, depth: usize) -> Result<Self, Box<dyn Error>> {
         let now = Instant::ZERO + Duration::from_secs(1);
         let mut bed = Self {
             now,
@@ -113,6 +115,7 @@ impl Bed {
             to_client: Wire::default(),
             conns: Vec::new(),
             message: vec![b'm'; bytes],
+            depth,
         };
         bed.server.stack.listen(PORT, Door(0));
         for index in 0..count {
@@ -141,8 +144,10 @@ impl Bed {
                     self.settle();
                 }
                 Case::Fanout | Case::Copies => {
-                    broadcast_turn(&mut self.server, case, &self.message);
-                    self.settle();
+                    for _ in 0..self.depth {
+                        broadcast_turn(&mut self.server, case, &self.message);
+                        self.settle();
+                    }
                     // Peers delay their acknowledgements.
                     self.now = self.now + Duration::from_millis(50);
                     self.client.handle_timeout(self.now, &mut self.to_server);

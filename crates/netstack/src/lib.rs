@@ -11,10 +11,15 @@
 //! 3. [`Stack::flush`]: data and acknowledgements of the turn leave together.
 //!
 //! # Cost
-//! An idle connection is a control block of 200 bytes (256 at most, asserted), 8 to 10 bytes of hash table and 16 of timer
-//! wheel: about 225. A short
-//! message in flight takes a 256-byte chunk and a send queue (184 bytes and 24 for each segment, reused) until it is acknowledged. A segment
-//! costs one hash lookup, one copy of what is sent into a chunk, none of what is received in order, and the checksums.
+//! An idle connection is a control block of 200 bytes (asserted), 8 to 10 bytes of hash table and 16 of timer wheel: about
+//! 225. A short message in flight takes a 256-byte chunk and a send queue (256 bytes, reused, which hold the first piece and
+//! the first segment; 40 and 24 for each more) until it is acknowledged. Of a message for many connections there is one copy
+//! in the pool, and each has the send queue. A segment costs one hash lookup, one copy of what is sent into a chunk, none of
+//! what is received in order or shared, and the checksums; the sum of a shared message is computed once.
+//!
+//! An echo of 64 bytes, in and out with the acknowledgements on it, takes 2 600 instructions, 350 of them the example's own
+//! (`examples/echo_cost.rs` says how to count). A delivery of a shared message takes 2 450 when each is acknowledged by itself,
+//! 1 650 when sixteen are acknowledged together.
 //!
 //! # What is there
 //! Ethernet with or without one VLAN tag; ARP; IPv4; IPv6 with neighbour discovery (RFC 4861); ICMP echo, path MTU and unreachable; TCP with the rules of RFC 9293,

@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) ready: VecDeque<(ConnId, Chunk)>,
     pub(crate) stats: Stats,
     pub(crate) keys: Keys,
+    /// Whether even segments that are expected go by the general rules: for a test that compares both.
+    pub(crate) is_pedantic: bool,
     #[expect(clippy::vec_box, reason = "the boxes move into control blocks and back")]
     spare_send_queues: Vec<Box<SendQueue>>,
     #[expect(clippy::vec_box, reason = "the boxes move into control blocks and back")]
@@ -59,6 +61,7 @@ impl Shared {
             ready: VecDeque::new(),
             stats: Stats::default(),
             keys: Keys { sequence: key(first), cookie: key(second) },
+            is_pedantic: false,
             spare_send_queues: Vec::new(),
             spare_recv_queues: Vec::new(),
             config,

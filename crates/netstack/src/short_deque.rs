@@ -30,6 +30,10 @@ impl<T> ShortDeque<T> {
         self.first.as_mut()
     }
 
+    pub(crate) fn back(&self) -> Option<&T> {
+        if self.others.is_empty() { self.first.as_ref() } else { self.others.back() }
+    }
+
     pub(crate) fn back_mut(&mut self) -> Option<&mut T> {
         if self.others.is_empty() { self.first.as_mut() } else { self.others.back_mut() }
     }
@@ -162,6 +166,7 @@ mod tests {
                 prop_assert_eq!((deque.len(), deque.is_empty()), (model.len(), model.is_empty()));
                 prop_assert_eq!((deque.front(), deque.get(at)), (model.front(), model.get(at)));
                 prop_assert_eq!(deque.front_mut(), model.front_mut());
+                prop_assert_eq!(deque.back(), model.back());
                 prop_assert_eq!(deque.back_mut(), model.back_mut());
                 let sorted: ShortDeque<usize> = {
                     let mut sorted = ShortDeque::default();

@@ -433,6 +433,12 @@ impl Stack {
         self.wheel.cancel(index);
     }
 
+    /// Lets no segment take the short path.
+    #[cfg(test)]
+    pub(crate) fn go_by_the_rules(&mut self) {
+        self.shared.is_pedantic = true;
+    }
+
     /// A connection, for what is inside this crate.
     #[cfg(test)]
     pub(crate) fn tcb(&self, conn: ConnId) -> Option<&Tcb> {

@@ -138,7 +138,13 @@ impl SendQueue {
     /// The piece that the byte at `offset` lies in.
     #[inline]
     fn find(&self, offset: u32) -> usize {
-        // It lies in the first one, mostly.
+        // What is sent for the first time lies in the last one, what is repeated in the first, mostly.
+        if let Some(last) = self.pieces.back()
+            && last.end.wrapping_sub(self.start) - last.bytes.len() <= offset
+            && offset < self.len
+        {
+            return self.pieces.len() - 1;
+        }
         match self.pieces.front() {
             Some(first) if offset < first.end.wrapping_sub(self.start) => 0,
             _ => self.pieces.partition_point(|piece| piece.end.wrapping_sub(self.start) <= offset),

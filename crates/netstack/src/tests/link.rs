@@ -39,6 +39,8 @@ pub(super) struct Link {
     /// By arrival, then in the order sent; with the side they go to.
     frames: BinaryHeap<Reverse<OnItsWay>>,
     sent: u64,
+    /// Of everything that was sent, and when.
+    pub(super) digest: u64,
 }
 
 /// When a frame arrives, its number, the side it goes to, and itself.
@@ -46,11 +48,14 @@ type OnItsWay = (Instant, u64, usize, Vec<u8>);
 
 impl Link {
     pub(super) fn new(faults: Faults) -> Self {
-        Self { random: faults.seed, faults, frames: BinaryHeap::new(), sent: 0 }
+        Self { random: faults.seed, faults, frames: BinaryHeap::new(), sent: 0, digest: 0 }
     }
 
     /// Puts a frame on the link.
     pub(super) fn send(&mut self, now: Instant, to: usize, frame: &[u8]) {
+        for word in core::iter::once(now.as_nanos()).chain(frame.iter().copied().map(u64::from)) {
+            self.digest = (self.digest ^ word).wrapping_mul(0x0100_0000_01b3);
+        }
         if self.chance(self.faults.loss_permille) {
             return;
         }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::link::Faults;
 use super::pair::{Pair, config};
-use crate::{Cause, Config};
+use crate::{Cause, Config, Stats};
 
 /// Bytes that differ from place to place.
 pub(super) fn bytes(count: usize, salt: usize) -> Vec<u8> {
@@ -51,6 +51,43 @@ fn a_megabyte_each_way_arrives_over_a_clean_link() {
 fn a_megabyte_arrives_over_a_link_that_loses_one_frame_in_twenty() {
     for seed in 0..10 {
         check(Faults { seed, loss_permille: 50, ..Faults::NONE }, [1 << 20, 0]);
+    }
+}
+
+/// Messages from either host, some time apart. Returns what is left to compare: every frame, and what was counted.
+fn talk(faults: Faults, messages: &[(usize, usize, u64)], by_the_rules: bool) -> (u64, [Stats; 2]) {
+    let mut pair = Pair::new(faults);
+    if by_the_rules {
+        pair.hosts.iter_mut().for_each(|host| host.stack.go_by_the_rules());
+    }
+    if let Some((conn, other)) = pair.try_open() {
+        for &(host, len, micros) in messages {
+            let stream = pair.hosts[host].stream([conn, other][host]);
+            stream.to_send.extend(bytes(len, host));
+            pair.run_for(Duration::from_micros(micros));
+        }
+        pair.run_for(Duration::from_secs(100));
+    }
+    (pair.link.digest, pair.hosts.each_ref().map(|host| host.stack.stats().clone()))
+}
+
+proptest! {
+    #[test]
+    fn the_short_path_comes_to_the_same_as_the_rules(
+        seed: u64,
+        loss_permille in prop_oneof![Just(0), 0..100_u16],
+        duplicate_permille in prop_oneof![Just(0), 0..100_u16],
+        delay_micros in 1..50_000_u64,
+        jitter_micros in prop_oneof![Just(0), 0..50_000_u64],
+        messages in prop::collection::vec(
+            (0..2_usize, prop_oneof![1..100_usize, 1..40_000_usize], 0..300_000_u64),
+            0..40,
+        ),
+    ) {
+        let delay = Duration::from_micros(delay_micros);
+        let jitter = Duration::from_micros(jitter_micros);
+        let faults = Faults { seed, loss_permille, duplicate_permille, delay, jitter };
+        prop_assert_eq!(talk(faults, &messages, false), talk(faults, &messages, true));
     }
 }
 
