@@ -3,6 +3,8 @@
 //! `cargo run --release -p tengate-io --features dpdk --example tcp_echo -- [CLIENTS] [SECONDS]` starts a second copy of
 //! itself as the server, on the second core it may use. Every client has one message of 64 bytes on its way.
 //!
+//! `… tcp_echo -- fanout [CLIENTS] [SECONDS]`: the server sends every message to all clients, and they only acknowledge.
+//!
 //! `… tcp_echo -- on net_tap0,iface=tap7` is the server alone, as 10.1.0.1 to 10.1.0.64 on any device of DPDK's, until it is
 //! killed: for peers that are not ours.
 
@@ -27,15 +29,31 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cores = allowed_cores()?;
     let (first, last) = (cores[0], cores[cores.len() - 1]);
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["server", socket] => serve(&memif("server", Path::new(socket)), last),
-        ["on", device] => serve(device, last),
-        [] => measure(1000, Duration::from_secs(5), first),
-        [clients] => measure(clients.parse()?, Duration::from_secs(5), first),
+        ["server", socket, audience] => {
+            serve(&memif("server", Path::new(socket)), last, audience.parse()?)
+        }
+        ["on", device] => serve(device, last, 0),
+        [] => measure(Case::Echo, 1000, SECONDS, first),
+        ["fanout"] => measure(Case::Fanout, 1000, SECONDS, first),
+        ["fanout", clients] => measure(Case::Fanout, clients.parse()?, SECONDS, first),
+        ["fanout", clients, seconds] => {
+            let seconds = Duration::from_secs(seconds.parse()?);
+            measure(Case::Fanout, clients.parse()?, seconds, first)
+        }
+        [clients] => measure(Case::Echo, clients.parse()?, SECONDS, first),
         [clients, seconds] => {
-            measure(clients.parse()?, Duration::from_secs(seconds.parse()?), first)
+            let seconds = Duration::from_secs(seconds.parse()?);
+            measure(Case::Echo, clients.parse()?, seconds, first)
         }
         _ => Err("takes how many clients (1000) and for how many seconds (5)".into()),
     }
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Case {
+    Echo,
+    Fanout,
 }
 
 /// A stack on a queue, and the turn of both.
@@ -114,12 +132,13 @@ impl Host {
     }
 }
 
-/// Sends back what it gets until the other process has gone, and says what that cost.
+/// Sends back what it gets until the other process has gone, and says what that cost. With an audience, of so many
+/// clients, it sends messages to all of them instead.
 #[expect(
     clippy::print_stdout,
     reason = "tells its parent that the socket is there, and what it did"
 )]
-fn serve(device: &str, core: usize) -> Result<(), Box<dyn Error>> {
+fn serve(device: &str, core: usize, audience: usize) -> Result<(), Box<dyn Error>> {
     let mut host = Host::open(device, core, SERVER)?;
     host.stack.listen(PORT, Door(0));
     println!("ready");
@@ -129,6 +148,9 @@ fn serve(device: &str, core: usize) -> Result<(), Box<dyn Error>> {
     loop {
         let now = host.clock.now();
         let found = host.turn(now, |stack, event, frame| echo.handle(now, stack, event, frame))?;
+        if audience > 0 && echo.conns.len() == audience {
+            broadcast(&mut host.stack, &echo.conns);
+        }
         turns = turns.wrapping_add(1);
         if found == 0 && turns.is_multiple_of(1024) && host.port.link()? == Link::Down {
             // Whoever would read it may be gone.
@@ -140,11 +162,25 @@ fn serve(device: &str, core: usize) -> Result<(), Box<dyn Error>> {
     }
 }
 
+/// A message for everybody, when the last one of all has left and not too many wait for acknowledgements.
+fn broadcast(stack: &mut Stack, conns: &[ConnId]) {
+    let last = conns[conns.len() - 1];
+    if stack.unsent(last) > 0 || stack.queued(last) > UNACKNOWLEDGED_MAX {
+        return;
+    }
+    if let Some(shared) = stack.share(&MESSAGE) {
+        for conn in conns {
+            stack.send_shared(*conn, shared);
+        }
+    }
+}
+
 /// Sends back what comes. What a peer does not read yet waits here, and its window shrinks by that.
 #[derive(Default)]
 struct Echo {
     waiting: BTreeMap<u32, Waiting>,
     bytes: u64,
+    conns: Vec<ConnId>,
 }
 
 #[derive(Default)]
@@ -168,7 +204,8 @@ impl Echo {
                 None => stack.close(now, conn),
             },
             Event::Closed { conn, .. } => _ = self.waiting.remove(&conn.0),
-            Event::Opened { .. } | Event::Connected { .. } => {}
+            Event::Opened { conn, .. } => self.conns.push(conn),
+            Event::Connected { .. } => {}
         }
     }
 
@@ -205,6 +242,7 @@ struct Clients {
     connected: Vec<ConnId>,
     lost: usize,
     answers: u64,
+    is_silent: bool,
 }
 
 impl Clients {
@@ -228,24 +266,32 @@ impl Clients {
             self.answered.resize(index + 1, 0);
         }
         self.answered[index] += len;
-        if self.answered[index] == MESSAGE.len() {
-            self.answered[index] = 0;
+        while self.answered[index] >= MESSAGE.len() {
+            self.answered[index] -= MESSAGE.len();
             self.answers += 1;
-            stack.send(conn, &MESSAGE);
+            if !self.is_silent {
+                stack.send(conn, &MESSAGE);
+            }
         }
     }
 }
 
 #[expect(clippy::print_stdout, reason = "tells what was measured")]
-fn measure(count: usize, duration: Duration, core: usize) -> Result<(), Box<dyn Error>> {
+fn measure(
+    case: Case,
+    count: usize,
+    duration: Duration,
+    core: usize,
+) -> Result<(), Box<dyn Error>> {
     let socket = std::env::temp_dir().join(format!("tengate-tcp-echo-{}.sock", std::process::id()));
-    let mut server = start_server(&socket)?;
+    let audience = if case == Case::Fanout { count } else { 0 };
+    let mut server = start_server(&socket, audience)?;
     let mut host = Host::open(&memif("client", &socket), core, CLIENT)?;
     if host.port.wait_link(PATIENCE)? == Link::Down {
         return Err("the server did not come up".into());
     }
     let remote = |index: usize| SocketAddr::new(address(SERVER, index % ADDRESSES), PORT);
-    let mut clients = Clients::default();
+    let mut clients = Clients { is_silent: case == Case::Fanout, ..Clients::default() };
     let (mut asked, began) = (0, host.clock.now());
     let mut connected_at = None;
     let (mut before, mut cpu_before) = (0, Duration::ZERO);
@@ -263,7 +309,9 @@ fn measure(count: usize, duration: Duration, core: usize) -> Result<(), Box<dyn 
         if clients.connected.len() == count && connected_at.is_none() {
             let took = now.saturating_since(began).as_secs_f64();
             println!("{count} connections in {took:.2} s: {:.0}/s", count as f64 / took);
-            clients.connected.iter().for_each(|conn| _ = host.stack.send(*conn, &MESSAGE));
+            if case == Case::Echo {
+                clients.connected.iter().for_each(|conn| _ = host.stack.send(*conn, &MESSAGE));
+            }
             // Warm first: a second of echoes that do not count.
             connected_at = Some(host.clock.now() + WARM_UP);
         }
@@ -283,17 +331,18 @@ fn measure(count: usize, duration: Duration, core: usize) -> Result<(), Box<dyn 
     let answers = clients.answers - before;
     let rate = answers as f64 / duration.as_secs_f64();
     let cost = (cpu(server.id()) - cpu_before).as_secs_f64() / answers as f64 * 1e9;
-    println!("{count} clients, 64 B: {rate:.0} echoes/s, {cost:.0} ns of the server each");
+    println!("{case:?}, {count} clients, 64 B: {rate:.0}/s, {cost:.0} ns of the server each");
     println!("client: {:?}", host.stack.stats());
     drop(host);
     server.wait()?;
     Ok(())
 }
 
-fn start_server(socket: &Path) -> Result<Child, Box<dyn Error>> {
+fn start_server(socket: &Path, audience: usize) -> Result<Child, Box<dyn Error>> {
     let mut child = Command::new(std::env::current_exe()?)
         .arg("server")
         .arg(socket)
+        .arg(audience.to_string())
         .stdout(Stdio::piped())
         .spawn()?;
     let stdout = child.stdout.take().ok_or("the server has no output")?;
@@ -339,6 +388,10 @@ const PORTS_EACH: usize = 20_000;
 /// Connections being opened at a time.
 const OPENING_MAX: usize = 200;
 const MESSAGE: [u8; 64] = [b'm'; 64];
+/// How long to measure.
+const SECONDS: Duration = Duration::from_secs(5);
+/// Bytes for a client that a broadcast does not add to.
+const UNACKNOWLEDGED_MAX: usize = 4096;
 /// Echoes before those that count.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// How long the other process may take.
