@@ -37,9 +37,11 @@ pub(crate) const HEADERS_LEN_MAX: usize =
 pub(crate) const CHUNK_LEN: u16 = 2048;
 /// Bytes of a chunk of the pool, for a single short message.
 pub(crate) const SMALL_CHUNK_LEN: u16 = 256;
-/// A shared message up to this many bytes is copied behind what a connection has queued, if there is room in its chunk:
-/// that costs less than a part of a frame.
+/// A shared message up to this many bytes may be copied behind what a connection has queued: that costs less than a part of
+/// a frame.
 pub(crate) const SHARED_COPY_LEN_MAX: u32 = 256;
+/// Pieces that a connection has queued when short shared messages begin to be copied in any case.
+pub(crate) const SHARED_PIECES_MAX: usize = 8;
 
 /// Segments sent before the first acknowledgement (RFC 6928).
 pub(crate) const INITIAL_WINDOW_SEGMENTS: u32 = 10;

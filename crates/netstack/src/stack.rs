@@ -112,7 +112,7 @@ impl Stack {
         self.shared.events.pop_front()
     }
 
-    /// When [`Stack::handle_timeout`] is due. May be a little early, never late.
+    /// When [`Stack::handle_timeout`] is due. May be early, for a timer that has moved, never late.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let deadlines = [self.wheel.next_deadline(), self.time_wait.next_deadline()];
         deadlines.into_iter().flatten().min()
@@ -174,8 +174,8 @@ impl Stack {
         Some(SharedBytes { id, turn: self.turn })
     }
 
-    /// As [`Stack::send`], for shared bytes: they are queued by reference. Returns how many were taken, from the front: the
-    /// pool is no reason to take fewer.
+    /// As [`Stack::send`], for shared bytes: they are queued by reference, which takes nothing of the pool. Only where many
+    /// pieces wait already, messages of at most 256 bytes are copied. Returns how many were taken, from the front.
     ///
     /// # Panics
     /// When the turn in which the bytes were shared has ended.
@@ -189,11 +189,12 @@ impl Stack {
         if len == 0 {
             return 0;
         }
-        let taken = u32::try_from(len).expect("the send buffer is at most 1 GiB");
+        let wanted = u32::try_from(len).expect("the send buffer is at most 1 GiB");
         let tx = tcb.tx.get_or_insert_with(|| shared.take_send_queue());
-        tx.append_shared(bytes.id, taken, &mut shared.chunks);
+        let taken = tx.append_shared(bytes.id, wanted, &mut shared.chunks);
+        shared.stats.send_refused_pool_full += u64::from(wanted - taken);
         mark(&mut self.dirty, tcb, conn.0);
-        len
+        taken as usize
     }
 
     /// Bytes a connection has queued, sent or not, that its peer has not acknowledged. Zero for one that is gone.
@@ -445,6 +446,12 @@ impl Stack {
         self.flows.get(conn.0)
     }
 }
+
+/// A stack lives on one thread, but need not be made there.
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Stack>();
+};
 
 /// Puts a connection on the list for the end of the turn.
 fn mark(dirty: &mut VecDeque<u32>, tcb: &mut Tcb, index: u32) {

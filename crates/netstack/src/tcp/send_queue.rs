@@ -3,7 +3,7 @@
 use super::flight::Flight;
 use super::recovery::{Phase, Recovery};
 use crate::frame::Payload;
-use crate::limits::{CHUNK_LEN, FRAME_PARTS_MAX, SHARED_COPY_LEN_MAX};
+use crate::limits::{CHUNK_LEN, FRAME_PARTS_MAX, SHARED_COPY_LEN_MAX, SHARED_PIECES_MAX};
 use crate::pool::{Chunk, ChunkPool, SharedId};
 use crate::short_deque::ShortDeque;
 
@@ -118,21 +118,37 @@ impl SendQueue {
         taken
     }
 
-    /// Appends the first `len` of shared bytes, which there are: by reference, or as a copy where that takes no memory and
-    /// little time.
-    pub(crate) fn append_shared(&mut self, id: SharedId, len: u32, pool: &mut ChunkPool) {
-        let end = self.start.wrapping_add(self.len).wrapping_add(len);
+    /// Appends the first `len` of shared bytes, which there are, and returns how many were taken: all of them by reference.
+    /// But a short message is copied where there is room for it, and where many pieces wait already, if the pool has a chunk:
+    /// else what is remembered of each would be as much as the message, and frames would have too many parts to be full.
+    pub(crate) fn append_shared(&mut self, id: SharedId, len: u32, pool: &mut ChunkPool) -> u32 {
+        let before = self.start.wrapping_add(self.len);
+        let is_short = len <= SHARED_COPY_LEN_MAX;
+        if is_short && self.pieces.len() >= SHARED_PIECES_MAX && !self.has_room(len) {
+            let Some(chunk) = pool.take(usize::from(CHUNK_LEN)) else { return 0 };
+            self.pieces.push_back(Piece { bytes: Bytes::Own(chunk), end: before });
+        }
         self.len += len;
-        if len <= SHARED_COPY_LEN_MAX
+        let end = before.wrapping_add(len);
+        if is_short
+            && self.has_room(len)
             && let Some(Piece { bytes: Bytes::Own(last), end: last_end }) = self.pieces.back_mut()
-            && last.room() >= len as usize
         {
             last.append(&pool.shared(id).0[..len as usize]);
             *last_end = end;
-            return;
+            return len;
         }
         pool.refer(id);
         self.pieces.push_back(Piece { bytes: Bytes::Shared { id, start: 0, end: len }, end });
+        len
+    }
+
+    /// Whether the last piece is a chunk of ours that takes so many bytes more.
+    fn has_room(&self, len: u32) -> bool {
+        match self.pieces.back() {
+            Some(Piece { bytes: Bytes::Own(last), .. }) => last.room() >= len as usize,
+            Some(Piece { bytes: Bytes::Shared { .. }, .. }) | None => false,
+        }
     }
 
     /// The piece that the byte at `offset` lies in.
@@ -283,14 +299,14 @@ mod tests {
                     Step::Share(len) => {
                         let bytes = bytes(len);
                         let id = pool.share(&bytes).expect("there is room");
-                        queue.append_shared(id, len32(len), &mut pool);
-                        other.append_shared(id, len32(len), &mut pool);
+                        prop_assert_eq!(queue.append_shared(id, len32(len), &mut pool), len32(len));
+                        prop_assert_eq!(other.append_shared(id, len32(len), &mut pool), len32(len));
                         model.extend_from_slice(&bytes);
                         shared.push((id, bytes));
                     }
                     Step::ShareAgain(len) => if let Some((id, bytes)) = shared.last() {
                         let len = len.min(len32(bytes.len()));
-                        queue.append_shared(*id, len, &mut pool);
+                        prop_assert_eq!(queue.append_shared(*id, len, &mut pool), len);
                         model.extend_from_slice(&bytes[..len as usize]);
                     }
                     Step::Drop(count) => {
@@ -327,7 +343,7 @@ mod tests {
         let mut queues: Vec<SendQueue> = Vec::new();
         for _ in 0..1000 {
             let mut queue = SendQueue::default();
-            queue.append_shared(id, 60 << 10, &mut pool);
+            assert_eq!(queue.append_shared(id, 60 << 10, &mut pool), 60 << 10);
             queues.push(queue);
         }
         pool.unrefer(id);
@@ -337,6 +353,24 @@ mod tests {
             queue.drop_front(30 << 10, &mut pool);
             queue.drop_front(30 << 10, &mut pool);
         }
+        assert_eq!(pool.used(), 0);
+    }
+
+    #[test]
+    fn many_short_messages_take_chunks_of_the_pool_and_few_pieces() {
+        let mut pool = ChunkPool::new(64 << 10);
+        let mut queue = SendQueue::default();
+        loop {
+            let id = pool.share(&[7; 64]).expect("a small chunk is left");
+            let taken = queue.append_shared(id, 64, &mut pool);
+            pool.unrefer(id);
+            if taken == 0 {
+                break;
+            }
+        }
+        assert!(queue.len() > 58 << 10, "{} bytes of 64 KiB", queue.len());
+        assert!(queue.pieces.len() <= SHARED_PIECES_MAX + 32, "{} pieces", queue.pieces.len());
+        queue.clear(&mut pool);
         assert_eq!(pool.used(), 0);
     }
 }
