@@ -44,6 +44,8 @@ impl Tcb {
             Some(tx) => {
                 header.ack == self.snd_una + tx.len()
                     && tx.is_untroubled()
+                    // Else the window grows.
+                    && !tx.cwnd_limited
                     && tx.flight.is_one_segment_until(header.ack)
             }
         }
@@ -68,7 +70,7 @@ impl Tcb {
         if header.ack != self.snd_una
             && let Some(tx) = self.tx.take()
         {
-            self.handle_all_acknowledged(now, &tx, shared);
+            self.handle_all_acknowledged(now, &tx);
             self.snd_una = header.ack;
             shared.give_send_queue(tx);
             self.tell_drained(arrival, shared);
@@ -84,14 +86,10 @@ impl Tcb {
     }
 
     /// The only segment in flight arrived, and nothing is queued behind it.
-    fn handle_all_acknowledged(&mut self, now: Instant, tx: &SendQueue, shared: &Shared) {
+    fn handle_all_acknowledged(&mut self, now: Instant, tx: &SendQueue) {
         (self.retries, self.rto_from) = (0, now);
         if let Some(sent_at) = tx.flight.front_sent_at() {
             self.rtt.measure_micros(now.as_nanos().saturating_sub(sent_at.as_nanos()) / 1000);
-        }
-        if tx.cwnd_limited {
-            let (control, srtt) = (shared.config.congestion, self.srtt());
-            self.congestion.handle_ack(control, now, tx.len(), self.mss, srtt);
         }
     }
 }
