@@ -147,7 +147,7 @@ impl Churn {
             }
             let (close, started_at, idle) = (self.close, &self.started_at, &mut self.idle);
             // Not longer, so that refused ones try again even when nothing else happens.
-            self.clients.turn(Some(Duration::from_millis(10)), |client, line, event| {
+            self.clients.turn(Duration::from_millis(10), |client, line, event| {
                 match event {
                     Event::Open => {
                         // The pause between two steps is not the server's.

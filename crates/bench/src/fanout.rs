@@ -242,7 +242,7 @@ impl Fanout {
         let mut missing = count;
         let deadline = now_nanos() + ROUND_NANOS_MAX;
         while missing > 0 {
-            self.clients.turn(Some(Duration::from_millis(100)), |_, _, event| {
+            self.clients.turn(Duration::from_millis(100), |_, _, event| {
                 match event {
                     Event::Message(payload) => {
                         missing = missing.saturating_sub(1);

@@ -3,6 +3,9 @@
 use anyhow::{Result, ensure};
 
 use crate::clients::Clients;
+#[cfg(feature = "dpdk")]
+use crate::clients::Device;
+use crate::device::DeviceOptions;
 use crate::parts::Share;
 use crate::process::{Meter, Usage};
 use crate::protocol::Protocol;
@@ -25,6 +28,11 @@ pub(crate) struct Load {
     /// kernel looks for a free one ever longer once half of them are taken: use one address for every 10 000 clients.
     #[arg(long, value_name = "ADDRESSES")]
     source: Option<Sources>,
+    #[command(flatten)]
+    device: DeviceOptions,
+    /// Clients that connect and shake hands at the same time: 100, on a device 1000.
+    #[arg(long)]
+    opening: Option<usize>,
     /// Process of the server, to measure what it spends; may be repeated.
     #[arg(long = "pid", value_name = "PID")]
     pub(crate) pids: Vec<u32>,
@@ -43,6 +51,8 @@ impl Load {
             (1..=PROCESSES_MAX).contains(&self.processes) && self.processes <= self.clients,
             "--processes must be at least 1, and at most {PROCESSES_MAX} and the number of clients"
         );
+        ensure!(self.opening != Some(0), "--opening must be at least 1");
+        ensure!(!self.is_on_device() || self.processes == 1, "a --device is one process's");
         Ok(())
     }
 
@@ -54,9 +64,33 @@ impl Load {
 
     /// The clients of one part, not connected.
     pub(crate) fn clients(&self, share: Share) -> Result<Clients> {
-        // Neighbours in different processes begin with different addresses.
-        let sources = self.source.clone().unwrap_or_default().starting_at(share.index);
-        Clients::new(&self.target, sources, share.of(self.clients))
+        let count = share.of(self.clients);
+        let clients = match &self.device.device {
+            Some(name) => self.clients_on_device(name, count)?,
+            None => {
+                // Neighbours in different processes begin with different addresses.
+                let sources = self.source.clone().unwrap_or_default().starting_at(share.index);
+                Clients::on_kernel(&self.target, sources, count)?
+            }
+        };
+        Ok(clients.opening(self.opening))
+    }
+
+    /// Whether clients go past the kernel.
+    pub(crate) fn is_on_device(&self) -> bool {
+        self.device.device.is_some()
+    }
+
+    #[cfg(feature = "dpdk")]
+    fn clients_on_device(&self, name: &str, count: usize) -> Result<Clients> {
+        let addresses = self.device.addresses.as_ref();
+        Clients::on_device(&self.target, Device { name, addresses }, count)
+    }
+
+    #[cfg(not(feature = "dpdk"))]
+    #[expect(clippy::unused_self, reason = "with the feature it looks at the options")]
+    fn clients_on_device(&self, name: &str, _count: usize) -> Result<Clients> {
+        anyhow::bail!("--device {name} needs a tengate-bench built with --features dpdk")
     }
 
     /// Begins to measure what the server spends, and these generators.

@@ -1,6 +1,7 @@
 //! `tengate-bench`: drives a gateway from outside and says what it did and what it cost the server.
 
 mod target;
+mod device;
 mod protocol;
 mod clients;
 mod latency;

@@ -58,6 +58,11 @@ impl Sources {
         address
     }
 
+    /// All of them.
+    pub(crate) fn into_addresses(self) -> Vec<IpAddr> {
+        self.addresses
+    }
+
     /// The same addresses, beginning with another one.
     pub(crate) fn starting_at(mut self, next: usize) -> Self {
         self.next = next;

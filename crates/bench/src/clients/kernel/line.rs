@@ -1,4 +1,4 @@
-//! One client's connection: what is sent over it, and how it begins and ends.
+//! One client's socket: what is sent over it, and how it begins and ends.
 
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
@@ -10,25 +10,25 @@ use anyhow::{Context as _, Result, bail};
 use mio::net::TcpStream;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{State, Stop};
+use super::super::{State, Stop};
 use crate::protocol::Protocol;
 use crate::target::Target;
 
 /// A connection, or the place for one.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct KernelLine {
     pub(super) stream: Option<TcpStream>,
-    pub(super) state: State,
+    state: State,
     protocol: Protocol,
     /// Nothing is read while this is set.
     pub(super) paused: bool,
-    /// See [`receive_little`](Self::receive_little).
+    /// Whether it is to have the smallest receive buffer.
     small: bool,
     /// What the kernel did not take yet.
     waiting: Vec<u8>,
 }
 
-impl Line {
+impl KernelLine {
     pub(super) fn new(protocol: Protocol) -> Self {
         Self {
             stream: None,
@@ -40,7 +40,6 @@ impl Line {
         }
     }
 
-    /// Sends an encoded message. What the kernel does not take waits; the end of a connection is told as an event.
     pub(crate) fn send(&mut self, encoded: &[u8]) {
         let mut taken = 0;
         while self.waiting.is_empty() && taken < encoded.len() {
@@ -55,7 +54,6 @@ impl Line {
         self.waiting.extend_from_slice(&encoded[taken..]);
     }
 
-    /// Says farewell as the protocol has it and ends this direction; the server's end is told as an event.
     pub(crate) fn leave(&mut self) {
         let mut farewell = Vec::new();
         self.protocol.encode_farewell(&mut farewell);
@@ -67,7 +65,6 @@ impl Line {
         }
     }
 
-    /// Ends the connection at once, without an event: the server sees a reset, and nothing of it remains on this side.
     pub(crate) fn reset(&mut self) {
         if let Some(stream) = &self.stream {
             // Without it the connection ends in order, which is no worse.
@@ -76,18 +73,24 @@ impl Line {
         self.drop_stream();
     }
 
-    /// Asks for the smallest receive buffer when it connects, so that the server's side fills soon.
     pub(crate) fn receive_little(&mut self) {
         self.small = true;
     }
 
-    /// Stops reading; the server is left with what it sends.
     pub(crate) fn pause(&mut self) {
         self.paused = true;
     }
 
-    pub(super) fn was_open(&self) -> bool {
-        matches!(self.state, State::Open | State::Leaving)
+    pub(in crate::clients) fn state(&self) -> State {
+        self.state
+    }
+
+    pub(in crate::clients) fn set_state(&mut self, state: State) {
+        self.state = state;
+    }
+
+    pub(in crate::clients) fn is_there(&self) -> bool {
+        self.stream.is_some()
     }
 
     pub(super) fn begin(&mut self, stream: TcpStream) {
@@ -122,12 +125,6 @@ impl Line {
         self.send(&greeting);
     }
 
-    pub(super) fn pong(&mut self, payload: &[u8]) {
-        let mut pong = Vec::new();
-        Protocol::encode_pong(payload, &mut pong);
-        self.send(&pong);
-    }
-
     pub(super) fn flush(&mut self) {
         let waiting = core::mem::take(&mut self.waiting);
         if !waiting.is_empty() {
@@ -140,7 +137,7 @@ impl Line {
 pub(super) fn connect(
     address: SocketAddr,
     source: Option<IpAddr>,
-    line: &Line,
+    line: &KernelLine,
 ) -> Result<io::Result<TcpStream>> {
     let socket = match source {
         Some(source) => Socket::from(
