@@ -107,6 +107,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let spent = meter.stop()?;
     let paced = tally.paced;
     let is_open = options.rate.is_some();
+    ensure!(paced.lost == 0, "the server closed {} clients' connections", paced.lost);
     let messages = paced.latencies.count();
     let micros = spent.micros_per(messages);
     let result = Report {

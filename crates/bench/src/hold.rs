@@ -8,7 +8,7 @@ use crate::latency::{Percentiles, float, nanos, now_nanos, seconds};
 use crate::load::Load;
 use crate::pace::{self, Paced, Schedule};
 use crate::parts::{self, Crew, Part, Share};
-use crate::process::{self, Cost};
+use crate::process::{self, Cost, Usage};
 use crate::report::{self, Words};
 
 /// Whom to hold, and for how long.
@@ -41,8 +41,13 @@ struct Report {
     resident_bytes_after: u64,
     /// Growth of the server's resident memory, for each client.
     bytes_per_client: Option<f64>,
-    /// Growth of the whole machine's slab and TCP buffers, for each client: both ends of a connection over loopback.
-    kernel_bytes_per_client: f64,
+    /// Growth of the whole machine's slab and TCP buffers, for each client: both ends of a connection over loopback. None of
+    /// clients on a device.
+    kernel_bytes_per_client: Option<f64>,
+    /// Growth of the generator's resident memory, for each client.
+    generator_bytes_per_client: f64,
+    /// Clients whose connections ended while they were held.
+    lost: u64,
     handshakes_per_second: f64,
     server_cpu_us_per_handshake: Option<f64>,
     seconds: f64,
@@ -96,14 +101,17 @@ fn measure(options: &Options, crew: &mut Crew<Hold>) -> Result<Report> {
     crew.step(&Step::WarmUp)?;
     crew.step(&Step::Idle(options.settle))?;
     let (before, kernel_before) = (load.usage()?, process::kernel_bytes()?);
+    let own_before = Usage::of(&crew.pids())?.resident_bytes;
     let start = now_nanos();
     crew.step_with_bar(&Step::Connect, "connecting", load.clients)?;
     let connecting_nanos = now_nanos() - start;
     let connected = load.usage()?;
     let handshakes = connected.since(&before, connecting_nanos);
-    crew.step(&Step::Idle(options.settle))?;
+    let settling = crew.step(&Step::Idle(options.settle))?;
     let (after, kernel_after) = (load.usage()?, process::kernel_bytes()?);
+    let own_grown = Usage::of(&crew.pids())?.resident_bytes.saturating_sub(own_before);
     let grown = after.resident_bytes.saturating_sub(before.resident_bytes);
+    let kernel_grown = float(kernel_after.saturating_sub(kernel_before)) / count;
     let start = now_nanos();
     let step = match options.rate {
         Some(rate) => Step::Echo { rate, seconds: options.seconds },
@@ -118,8 +126,10 @@ fn measure(options: &Options, crew: &mut Crew<Hold>) -> Result<Report> {
         processes: load.processes,
         resident_bytes_before: before.resident_bytes,
         resident_bytes_after: after.resident_bytes,
-        bytes_per_client: (!load.pids.is_empty()).then(|| float(grown) / count),
-        kernel_bytes_per_client: float(kernel_after.saturating_sub(kernel_before)) / count,
+        bytes_per_client: (!load.server.pids.is_empty()).then(|| float(grown) / count),
+        kernel_bytes_per_client: (!load.is_on_device()).then_some(kernel_grown),
+        generator_bytes_per_client: float(own_grown) / count,
+        lost: settling.lost + paced.lost,
         handshakes_per_second: count / seconds(connecting_nanos),
         server_cpu_us_per_handshake: handshakes
             .and_then(|cost| cost.micros_per(load.clients as u64)),
@@ -140,11 +150,13 @@ fn words(result: &Report) -> Words {
     if let Some(bytes) = result.bytes_per_client {
         words = words.number("server", bytes, "B/client");
     }
-    words = words.number("kernel, both ends", result.kernel_bytes_per_client, "B/client").number(
-        "rate",
-        result.handshakes_per_second,
-        "handshakes/s",
-    );
+    if let Some(bytes) = result.kernel_bytes_per_client {
+        words = words.number("kernel, both ends", bytes, "B/client");
+    }
+    words = words
+        .number("generator", result.generator_bytes_per_client, "B/client")
+        .number("rate", result.handshakes_per_second, "handshakes/s")
+        .trouble("lost", result.lost);
     if let Some(micros) = result.server_cpu_us_per_handshake {
         words = words.number("server per handshake", micros, "µs");
     }
@@ -169,15 +181,16 @@ impl Hold {
     }
 
     /// Nothing is sent but answers to the server's pings.
-    fn idle(&mut self, time: f64) -> Result<()> {
+    fn idle(&mut self, time: f64) -> Result<Paced> {
         let end = now_nanos() + nanos(time);
+        let mut paced = Paced::default();
         while now_nanos() < end {
-            self.clients.turn_until(end, |_, _, event| match event {
-                Event::Gone(ending) => Err(ending.into_error()),
-                Event::Open | Event::Message(_) => Ok(()),
+            self.clients.turn_until(end, |_, _, event| {
+                paced.lost += u64::from(matches!(event, Event::Gone(_)));
+                Ok(())
             })?;
         }
-        Ok(())
+        Ok(paced)
     }
 }
 
@@ -193,7 +206,7 @@ impl Part for Hold {
                 (0..few).for_each(|client| self.clients.reset(client));
             }
             Step::Connect => self.clients.open(progress)?,
-            Step::Idle(time) => self.idle(*time)?,
+            Step::Idle(time) => return self.idle(*time),
             Step::Echo { rate, seconds } => {
                 let schedule = Schedule::new(now_nanos(), *rate, *seconds, self.share);
                 return pace::run(&mut self.clients, &self.message, schedule);

@@ -7,7 +7,7 @@ use crate::clients::Clients;
 use crate::clients::Device;
 use crate::device::DeviceOptions;
 use crate::parts::Share;
-use crate::process::{Meter, Usage};
+use crate::process::{Meter, Server, Usage};
 use crate::protocol::Protocol;
 use crate::report::Style;
 use crate::target::{Sources, Target};
@@ -33,9 +33,8 @@ pub(crate) struct Load {
     /// Clients that connect and shake hands at the same time: 100, on a device 1000.
     #[arg(long)]
     opening: Option<usize>,
-    /// Process of the server, to measure what it spends; may be repeated.
-    #[arg(long = "pid", value_name = "PID")]
-    pub(crate) pids: Vec<u32>,
+    #[command(flatten)]
+    pub(crate) server: Server,
     #[command(flatten)]
     pub(crate) style: Style,
     /// Which part this process is of a load with several processes.
@@ -95,12 +94,12 @@ impl Load {
 
     /// Begins to measure what the server spends, and these generators.
     pub(crate) fn meter(&self, generators: Vec<u32>) -> Result<Meter> {
-        Meter::start(&self.pids, generators)
+        Meter::start(&self.server, generators)
     }
 
     /// What the server has used until now.
     pub(crate) fn usage(&self) -> Result<Usage> {
-        Usage::of(&self.pids)
+        self.server.usage()
     }
 }
 

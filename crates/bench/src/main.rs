@@ -8,6 +8,7 @@ mod latency;
 mod pace;
 mod stamp;
 mod process;
+mod admin;
 mod load;
 mod parts;
 mod report;
@@ -22,6 +23,7 @@ mod outage;
 mod rings;
 mod floor;
 mod worker;
+mod lean;
 
 use std::process::ExitCode;
 

@@ -4,7 +4,6 @@
 //! its own schedule shows it in the lag.
 
 use core::ops::AddAssign;
-use std::collections::VecDeque;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -35,6 +34,8 @@ pub(crate) struct Paced {
     pub(crate) latencies: Latencies,
     /// From the instant a message was due to the instant it was sent.
     pub(crate) lag: Latencies,
+    /// Clients whose connections ended.
+    pub(crate) lost: u64,
 }
 
 impl Schedule {
@@ -73,15 +74,17 @@ impl Schedule {
     }
 }
 
-/// Sends a message at each instant of the schedule, from one client after the other, and waits for the answers.
+/// Sends a message at each instant of the schedule, from one client after the other, and waits for the answers. A client
+/// that is lost meanwhile is counted and answers no more.
 pub(crate) fn run(clients: &mut Clients, message: &[u8], mut schedule: Schedule) -> Result<Paced> {
     let mut paced = Paced::default();
-    let mut in_flight = vec![VecDeque::new(); clients.len()];
+    let first = schedule;
+    // A client's messages have every so many numbers, so a count of its answers says which one an answer is to.
+    let (count, mut answered) = (clients.len(), vec![0_u32; clients.len()]);
     let mut end = u64::MAX;
     loop {
         while let Some((number, due)) = schedule.take(now_nanos()) {
-            let client = usize::try_from(number)? % clients.len();
-            in_flight[client].push_back(due);
+            let client = usize::try_from(number)? % count;
             clients.line(client).send(message);
             paced.sent += 1;
             paced.lag.record(now_nanos() - due);
@@ -91,22 +94,24 @@ pub(crate) fn run(clients: &mut Clients, message: &[u8], mut schedule: Schedule)
             end = now_nanos();
         }
         let is_over =
-            paced.latencies.count() == paced.sent || now_nanos() > end.saturating_add(GRACE_NANOS);
+            paced.latencies.count() >= paced.sent || now_nanos() > end.saturating_add(GRACE_NANOS);
         if due.is_none() && is_over {
             return Ok(paced);
         }
         let wake = due.unwrap_or_else(|| now_nanos() + NANOS_PER_SECOND / 10);
         clients.turn_until(wake, |client, _, event| {
             match event {
-                // An answer from before this schedule has no place in it.
                 Event::Message(_) => {
-                    if let Some(due) = in_flight[client].pop_front() {
-                        paced.latencies.record(now_nanos() - due);
+                    let number = client as u64 + u64::from(answered[client]) * count as u64;
+                    // An answer from before this schedule has no place in it.
+                    if number < paced.sent {
+                        answered[client] += 1;
+                        paced.latencies.record(now_nanos() - first.due_of(number));
                         paced.answered_in_time += u64::from(end == u64::MAX);
                     }
                 }
                 Event::Open => {}
-                Event::Gone(ending) => return Err(ending.into_error()),
+                Event::Gone(_) => paced.lost += 1,
             }
             Ok(())
         })?;
@@ -119,6 +124,7 @@ impl AddAssign for Paced {
         self.answered_in_time += other.answered_in_time;
         self.latencies += other.latencies;
         self.lag += other.lag;
+        self.lost += other.lost;
     }
 }
 

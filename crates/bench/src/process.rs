@@ -1,12 +1,26 @@
 //! What server processes have used, from `/proc`.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use rustix::param::clock_ticks_per_second;
 use serde::Serialize;
 
+use crate::admin::{self, Busy};
 use crate::latency::{NANOS_PER_SECOND, float, now_nanos, seconds};
+
+/// Whose costs are measured.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Server {
+    /// Process of the server, to measure what it spends; may be repeated.
+    #[arg(long = "pid", value_name = "PID")]
+    pub(crate) pids: Vec<u32>,
+    /// Admin socket of such a process, as in /run/tengate/gateway-4711.sock; may be repeated. Its shards are then charged for
+    /// the time they were busy and not for processor time, of which a shard that polls takes all there is.
+    #[arg(long = "admin", value_name = "SOCKET")]
+    admin: Vec<PathBuf>,
+}
 
 /// Processor time and memory of a few processes together, until now.
 #[derive(Clone, Debug, Default)]
@@ -21,7 +35,7 @@ struct Thread {
     pid: u32,
     tid: u32,
     name: String,
-    /// User and system time.
+    /// User and system time, or time spent working of a shard that said so.
     run_nanos: u64,
 }
 
@@ -48,7 +62,7 @@ pub(crate) struct Cost {
 /// What server and generator use from now on.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    servers: Vec<u32>,
+    server: Server,
     generators: Vec<u32>,
     before: Usage,
     generators_before: Usage,
@@ -68,11 +82,11 @@ pub(crate) struct Spent {
 }
 
 impl Meter {
-    pub(crate) fn start(servers: &[u32], generators: Vec<u32>) -> Result<Self> {
+    pub(crate) fn start(server: &Server, generators: Vec<u32>) -> Result<Self> {
         Ok(Self {
-            before: Usage::of(servers)?,
+            before: server.usage()?,
             generators_before: Usage::of(&generators)?,
-            servers: servers.to_vec(),
+            server: server.clone(),
             generators,
             start_nanos: now_nanos(),
         })
@@ -80,11 +94,34 @@ impl Meter {
 
     pub(crate) fn stop(self) -> Result<Spent> {
         let nanos = now_nanos() - self.start_nanos;
-        let cost = Usage::of(&self.servers)?.since(&self.before, nanos);
+        let cost = self.server.usage()?.since(&self.before, nanos);
         let own = Usage::of(&self.generators)?.since(&self.generators_before, nanos);
         let whole = seconds(nanos) * float(self.generators.len() as u64);
         let generator_busy_share = own.map_or(0.0, |own| own.cpu_seconds / whole);
         Ok(Spent { cost, generator_busy_share, nanos })
+    }
+}
+
+impl Server {
+    /// What it has used until now.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        let mut busy = Vec::new();
+        for socket in &self.admin {
+            busy.extend(admin::ask(socket)?);
+        }
+        let mut usage = Usage::of(&self.pids)?;
+        usage.threads.iter_mut().for_each(|thread| thread.charge(&busy));
+        Ok(usage)
+    }
+}
+
+impl Thread {
+    /// Counts the time a shard was busy, if it is one that said so.
+    fn charge(&mut self, busy: &[Busy]) {
+        let is_this = |busy: &&Busy| busy.pid == self.pid && busy.name == self.name;
+        if let Some(busy) = busy.iter().find(is_this) {
+            self.run_nanos = busy.nanos;
+        }
     }
 }
 
@@ -230,5 +267,15 @@ mod tests {
         assert!((cost.micros_per(2).unwrap() - 2.0).abs() < 1e-9);
         assert!((cost.threads[0].busy_share - 0.75).abs() < 1e-9);
         assert!(Usage::default().since(&Usage::default(), 1).is_none());
+    }
+
+    #[test]
+    fn a_thread_that_says_how_busy_it_was_costs_that() {
+        let busy = |pid, nanos| Busy { pid, name: "tengate-0".to_owned(), nanos };
+        let mut thread = Thread { pid: 1, tid: 2, name: "tengate-0".to_owned(), run_nanos: 500 };
+        thread.charge(&[busy(7, 30)]);
+        assert_eq!(thread.run_nanos, 500);
+        thread.charge(&[busy(7, 30), busy(1, 20)]);
+        assert_eq!(thread.run_nanos, 20);
     }
 }

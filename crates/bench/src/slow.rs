@@ -139,7 +139,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let after = load.usage()?;
     let slow = crew.step(&Step::ReadAgain { sent })?;
     let growth = after.resident_bytes.saturating_sub(before.resident_bytes);
-    let is_known = !load.pids.is_empty();
+    let is_known = !load.server.pids.is_empty();
     let micros = spent.micros_per(good.deliveries);
     let result = Report {
         mode: "slow",

@@ -4,6 +4,8 @@ use anyhow::Result;
 use tengate_worker::{BusinessWorker, Context, Delivery, EventResult, Events};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::lean;
+
 /// First byte of a message that is to be broadcast.
 pub(crate) const BROADCAST: u8 = b'*';
 
@@ -39,6 +41,10 @@ pub(crate) struct Options {
     /// How many workers.
     #[arg(long, default_value_t = 1)]
     count: u32,
+    /// Without the SDK, on blocking sockets: a fraction of the processor time, so that gateway and load have two cores nearly
+    /// to themselves. For a register on loopback; a gateway that goes is not looked for again.
+    #[arg(long, conflicts_with_all = ["count", "acknowledge"])]
+    lean: bool,
     /// Acknowledge events, so that a dispatcher gives those of a worker that is gone to another one.
     #[arg(long)]
     acknowledge: bool,
@@ -110,6 +116,9 @@ impl Events for Business {
 }
 
 pub(crate) fn run(options: Options) -> Result<()> {
+    if options.lean {
+        return lean::run(&options.register, &options.secret_key, options.id);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let worker = BusinessWorker::builder()
         .name("Bench")
