@@ -4,7 +4,7 @@
 //! and spread together.
 
 mod failover;
-mod subject;
+pub(crate) mod subject;
 mod table;
 mod tables;
 
@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{root, say};
-use subject::{Running, Subject};
+use subject::{DataPath, Running, Subject};
 
 /// Loads that are put on subjects in turn. The first subject is what the others are compared with.
 struct Set {
@@ -37,6 +37,8 @@ enum Placement {
     GeneratorApart,
     /// The gateway on core 0, the worker on core 1, the generator free.
     WorkerApart,
+    /// The gateway's shard on core 0, generator and worker on core 1.
+    ShardAlone,
 }
 
 /// One measurement: `tengate-bench` arguments without the address, and the figures of its report that are compared.
@@ -73,6 +75,12 @@ const SLOW: &[&str] = &[
     "resident_bytes_growth",
 ];
 const CHURN: &[&str] = &["handshakes_per_second", "server_cpu_us_per_handshake"];
+
+const CHURN_LOAD: Load = Load {
+    name: "connect, handshake, reset, 256 at a time",
+    arguments: &["churn", "--clients", "256", "--close", "reset", "--seconds", "4"],
+    figures: CHURN,
+};
 
 /// Closed loop, 64 bytes, for as long as [`Options`] says.
 macro_rules! echo {
@@ -275,6 +283,19 @@ const SETS: &[Set] = &[
         ],
     },
     Set {
+        name: "bypass",
+        title: "Past the kernel",
+        subjects: &[Subject::OnPath(DataPath::Kernel), Subject::OnPath(DataPath::Dpdk)],
+        placement: Placement::ShardAlone,
+        loads: &[
+            echo!("1000"),
+            echo!("10000"),
+            echo!("100000"),
+            fanout!("all", "10000", "50"),
+            CHURN_LOAD,
+        ],
+    },
+    Set {
         name: "hold",
         title: "Idle clients",
         subjects: &[Subject::ONE_SHARD],
@@ -303,7 +324,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         return failover::run(rest);
     }
     let options = Options::parse(arguments)?;
-    build()?;
+    build(options.sets.iter().any(|set| set.needs_dpdk()))?;
     let folder = folder();
     fs::create_dir_all(folder.join("latencies")).with_context(|| folder.display().to_string())?;
     for set in &options.sets {
@@ -318,11 +339,14 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
 }
 
 /// Makes both programs as they are released.
-fn build() -> Result<()> {
-    let status = Command::new("cargo")
-        .args(["build", "--release", "--locked", "--bin", "tengate", "--bin", "tengate-bench"])
-        .current_dir(root())
-        .status()?;
+pub(crate) fn build(with_dpdk: bool) -> Result<()> {
+    let mut command = Command::new("cargo");
+    command.args(["build", "--release", "--locked", "--package", "tengate", "--package"]);
+    command.args(["tengate-bench", "--bins"]);
+    if with_dpdk {
+        command.args(["--features", "tengate/dpdk,tengate-bench/dpdk"]);
+    }
+    let status = command.current_dir(root()).status()?;
     ensure!(status.success(), "the release build failed");
     Ok(())
 }
@@ -351,8 +375,11 @@ impl Options {
             }
         }
         if options.sets.is_empty() {
-            options.sets =
-                SETS.iter().filter(|set| options.peers.is_some() || !set.needs_php()).collect();
+            let has_dpdk = tables::has_dpdk();
+            let is_possible = |set: &&Set| {
+                (options.peers.is_some() || !set.needs_php()) && (has_dpdk || !set.needs_dpdk())
+            };
+            options.sets = SETS.iter().filter(is_possible).collect();
         }
         if options.peers.is_none() && options.sets.iter().any(|set| set.needs_php()) {
             bail!(
@@ -364,6 +391,11 @@ impl Options {
 }
 
 impl Load {
+    fn clients(&self) -> Result<u64> {
+        let at = self.arguments.iter().position(|argument| *argument == "--clients");
+        Ok(self.arguments[at.context("a load has clients")? + 1].parse()?)
+    }
+
     fn is_open_loop(&self) -> bool {
         self.arguments[0] == "echo" && self.arguments.contains(&"--rate")
     }
@@ -372,6 +404,10 @@ impl Load {
 impl Set {
     fn needs_php(&self) -> bool {
         self.subjects.iter().any(|subject| subject.needs_php())
+    }
+
+    fn needs_dpdk(&self) -> bool {
+        self.subjects.iter().any(|subject| subject.needs_dpdk())
     }
 }
 
@@ -385,6 +421,10 @@ fn measure_set(set: &Set, options: &Options) -> Result<Reports> {
         for round in 1..=options.rounds {
             say(&format!("{}: {}, round {round} of {}", set.name, load.name, options.rounds));
             for (index, subject) in set.subjects.iter().enumerate() {
+                if !subject.holds(load.clients()?)? {
+                    say(&format!("  {}: more clients than descriptors", subject.name()));
+                    continue;
+                }
                 let running = subject.start(options.peers.as_deref(), set.placement)?;
                 let kept = format!("latencies/{}-{number}-{index}-{round}.json", set.name);
                 let keep = load.is_open_loop().then(|| folder().join(kept));
@@ -414,7 +454,9 @@ fn measure(
     keep: Option<&Path>,
 ) -> Result<Value> {
     let mut command = match placement {
-        Placement::GeneratorApart => subject::on_core(1, &binary("tengate-bench")),
+        Placement::GeneratorApart | Placement::ShardAlone => {
+            subject::on_core(1, &binary("tengate-bench"))
+        }
         Placement::Free | Placement::WorkerApart => Command::new(binary("tengate-bench")),
     };
     let (mode, options) = load.arguments.split_first().context("a load has a mode")?;
@@ -427,6 +469,9 @@ fn measure(
     for pid in &running.server_pids {
         command.args(["--pid", &pid.to_string()]);
     }
+    if let Some((device, admin)) = &running.past_kernel {
+        command.args(["--device", device, "--admin"]).arg(admin);
+    }
     let output = command.stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "{} failed on {}", load.name, running.name);
     let report: Value = serde_json::from_slice(&output.stdout)?;
@@ -437,7 +482,7 @@ fn measure(
 }
 
 /// Where everything that a run leaves is.
-fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     target().join("bench")
 }
 
@@ -445,6 +490,6 @@ fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into)
 }
 
-fn binary(name: &str) -> PathBuf {
+pub(crate) fn binary(name: &str) -> PathBuf {
     target().join("release").join(name)
 }

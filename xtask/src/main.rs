@@ -3,6 +3,7 @@
 mod bench;
 mod ci;
 mod golden;
+mod hold;
 mod instructions;
 mod tidy;
 mod wan;
@@ -17,13 +18,16 @@ cargo xtask <task>
   ci [--install]        everything CI runs; --install first installs the Debian packages the tests need
   bench [SET...] [--peers DIR] [--rounds N]
                         the same loads on several servers, in turn; sets: php, latency, trouble, floor, handshakes,
-                        shards, dispatcher, hold. The first three need DIR, a folder with checkouts of GatewayWorker, workerman
-                        and coroutine
+                        shards, dispatcher, bypass, hold. The first three need DIR, a folder with checkouts of
+                        GatewayWorker, workerman and coroutine; bypass needs libdpdk-dev
   bench tables [--rounds N]
                         tables of uids at ten million keys, beside hashbrown's and DPDK's
   bench failover [FAULT...] [--rounds N]
                         what clients notice while parts of a cluster are killed and restarted; faults: nothing,
                         kill-dispatcher, kill-worker, roll-dispatchers, roll-workers, kill-gateway, kill-register
+  hold [--clients N] [--path kernel|dpdk] [--seconds S] [--rate N] [--ping S] [--opening N]
+                        very many clients held at once, each with a uid and heartbeats, and echoes meanwhile; dpdk needs
+                        libdpdk-dev and goes over shared memory
   wan [--quick]         our TCP stack with Linux at the other end of a bad link; needs root, iproute2, ethtool, nftables
                         and libdpdk-dev; --quick takes under a minute
   instructions [--accept]
@@ -38,6 +42,7 @@ fn main() -> ExitCode {
     let done: Result<()> = match arguments.split_first() {
         Some((&"ci", rest)) => ci::run(rest),
         Some((&"bench", rest)) => bench::run(rest),
+        Some((&"hold", rest)) => hold::run(rest),
         Some((&"instructions", rest)) => instructions::run(rest),
         Some((&"wan", rest)) => wan::run(rest),
         Some((&"tidy", [])) => tidy::run(),

@@ -119,7 +119,7 @@ const FIGURES: &[(&str, &str)] = &[
 /// An unknown fault, a cluster that does not come up, or one that is not whole again after the fault.
 pub(super) fn run(arguments: &[&str]) -> Result<()> {
     let options = Options::parse(arguments)?;
-    build()?;
+    build(false)?;
     fs::create_dir_all(folder())?;
     let mut rows = Vec::new();
     for fault in options.faults {

@@ -29,6 +29,25 @@ pub(super) enum Subject {
     Floor,
     /// nginx with one worker process; it answers a request and closes.
     Nginx,
+    /// Our register and gateway with one shard, and the lean worker.
+    OnPath(DataPath),
+}
+
+/// A gateway's `data_path`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DataPath {
+    Kernel,
+    /// A memif: memory that the generator shares.
+    Dpdk,
+}
+
+/// What a gateway on a [`DataPath`] is told beyond where it listens.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted {
+    /// What pools are sized for.
+    pub(crate) clients: u32,
+    /// Time between heartbeats; 0 for none.
+    pub(crate) ping_seconds: u32,
 }
 
 /// A gateway's `--mode`.
@@ -48,11 +67,15 @@ impl Mode {
 }
 
 /// A subject that is up. Dropping it stops it.
-pub(super) struct Running {
+pub(crate) struct Running {
     pub(super) name: &'static str,
-    pub(super) url: String,
+    pub(crate) url: String,
     /// What server costs are read of.
-    pub(super) server_pids: Vec<u32>,
+    pub(crate) server_pids: Vec<u32>,
+    /// The generator's device, and the gateway's admin socket.
+    pub(crate) past_kernel: Option<(String, PathBuf)>,
+    /// Sockets and configuration, taken away at the end.
+    scratch: Option<PathBuf>,
     children: Vec<Child>,
 }
 
@@ -71,11 +94,21 @@ impl Subject {
             Self::Dispatched => "dispatched",
             Self::Floor => "floor",
             Self::Nginx => "nginx",
+            Self::OnPath(path) => path.name(),
         }
     }
 
     pub(super) const fn needs_php(self) -> bool {
         matches!(self, Self::AllPhp | Self::TengatePhpWorker)
+    }
+
+    pub(super) const fn needs_dpdk(self) -> bool {
+        matches!(self, Self::OnPath(DataPath::Dpdk))
+    }
+
+    /// Whether so many clients can connect to it: on the kernel's path each is a descriptor.
+    pub(super) fn holds(self, clients: u64) -> Result<bool> {
+        Ok(!matches!(self, Self::OnPath(DataPath::Kernel)) || clients + 100 <= descriptors_max()?)
     }
 
     pub(super) fn start(self, peers: Option<&Path>, placement: Placement) -> Result<Running> {
@@ -85,9 +118,15 @@ impl Subject {
             name: self.name(),
             url: format!("{scheme}://127.0.0.1:{port}"),
             server_pids: Vec::new(),
+            past_kernel: None,
+            scratch: None,
             children: Vec::new(),
         };
         match self {
+            Self::OnPath(path) => {
+                let wanted = Wanted { clients: CLIENTS_MAX, ping_seconds: 0 };
+                return Running::on_path(path, wanted);
+            }
             Self::AllPhp => {
                 running.start(php(peers)?.env("PORT", port.to_string()))?;
                 let title = format!("BenchGateway websocket://127.0.0.1:{port}");
@@ -139,12 +178,68 @@ impl Subject {
     }
 }
 
+impl DataPath {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Dpdk => "dpdk",
+        }
+    }
+}
+
 impl Running {
+    /// Register, gateway and lean worker; the gateway's shard on core 0, the worker on core 1 beside the generator.
+    pub(crate) fn on_path(path: DataPath, wanted: Wanted) -> Result<Self> {
+        let port = free_run(4)?;
+        let [client, register, inner] =
+            [port, port + 1, port + 2].map(|port| format!("127.0.0.1:{port}"));
+        let scratch = std::env::temp_dir().join(format!("tengate-{}-{port}", std::process::id()));
+        fs::create_dir_all(&scratch)?;
+        let (memif, run_dir) = (scratch.join("memif"), scratch.join("run"));
+        let config = scratch.join("tengate.toml");
+        let (url, listen) = match path {
+            DataPath::Kernel => (format!("ws://{client}"), client),
+            DataPath::Dpdk => (format!("ws://{GATEWAY}:{port}"), format!("0.0.0.0:{port}")),
+        };
+        fs::write(&config, configuration(path, wanted, &listen, &memif))?;
+        let mut running = Self {
+            name: path.name(),
+            url,
+            server_pids: Vec::new(),
+            past_kernel: None,
+            scratch: Some(scratch.clone()),
+            children: Vec::new(),
+        };
+        running.start(Command::new(binary("tengate")).args(["register", "--listen", &register]))?;
+        let log = fs::File::create(folder().join("gateway.log"))?;
+        let mut gateway = Command::new(binary("tengate"));
+        gateway.arg("gateway").arg("--config").arg(&config).arg("--run-dir").arg(&run_dir);
+        gateway.args(["--inner", &inner, "--register", &register, "--shards", "1"]);
+        let pid = running.start_with(&mut gateway, log.into())?;
+        running.server_pids = vec![pid];
+        let admin = run_dir.join(format!("gateway-{pid}.sock"));
+        let why = format!("the gateway; {}/gateway.log says why", folder().display());
+        wait_for(&why, || Ok(admin.exists() && (path == DataPath::Kernel || memif.exists())))?;
+        if path == DataPath::Dpdk {
+            let device = format!("net_memif0,role=client,socket={}", memif.display());
+            running.past_kernel = Some((device, admin));
+        }
+        let mut worker = on_core(1, &binary("tengate-bench"));
+        running.start(worker.args(["worker", "--lean", "--register", &register]))?;
+        // Nobody tells when the worker has found the gateway.
+        pause(Duration::from_secs(3));
+        Ok(running)
+    }
+
     fn start(&mut self, command: &mut Command) -> Result<u32> {
+        self.start_with(command, Stdio::null())
+    }
+
+    fn start_with(&mut self, command: &mut Command, log: Stdio) -> Result<u32> {
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .with_context(|| format!("{command:?}"))?;
         let pid = child.id();
@@ -181,7 +276,9 @@ impl Running {
     fn start_worker(&mut self, placement: Placement, register: &str) -> Result<()> {
         let mut worker = match placement {
             Placement::WorkerApart => on_core(1, &binary("tengate-bench")),
-            Placement::Free | Placement::GeneratorApart => Command::new(binary("tengate-bench")),
+            Placement::Free | Placement::GeneratorApart | Placement::ShardAlone => {
+                Command::new(binary("tengate-bench"))
+            }
         };
         self.start(worker.args(["worker", "--register", register]))?;
         Ok(())
@@ -235,8 +332,50 @@ impl Drop for Running {
             drop(child.kill());
             drop(child.wait());
         }
+        if let Some(scratch) = &self.scratch {
+            // What cannot be removed lies among temporary files.
+            drop(fs::remove_dir_all(scratch));
+        }
     }
 }
+
+fn configuration(path: DataPath, wanted: Wanted, listen: &str, memif: &Path) -> String {
+    let Wanted { clients, ping_seconds } = wanted;
+    let number_bits = if clients > CLIENTS_OF_22_BITS { 24 } else { 22 };
+    let past_kernel = match path {
+        DataPath::Kernel => String::new(),
+        DataPath::Dpdk => format!(
+            "[gateway.netstack]\naddresses = [\"{GATEWAY}/16\"]\nconnections_target = {clients}\n\
+             [gateway.dpdk]\ndevice = \"net_memif0,role=server,socket={}\"\npages = \"ordinary\"\n",
+            memif.display()
+        ),
+    };
+    let heartbeat = match ping_seconds {
+        0 => String::new(),
+        seconds => format!(
+            "ping_interval = \"{seconds}s\"\nping_not_response_limit = 2\nping_websocket = true\n"
+        ),
+    };
+    format!(
+        "[gateway]\ndata_path = \"{}\"\nnumber_bits = {number_bits}\n{past_kernel}\
+         [[gateway.client]]\nprotocol = \"websocket\"\nlisten = \"{listen}\"\n{heartbeat}",
+        path.name()
+    )
+}
+
+/// Descriptors a process may open at most.
+pub(crate) fn descriptors_max() -> Result<u64> {
+    let limits = fs::read_to_string("/proc/self/limits")?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let hard = line.and_then(|line| line.split_whitespace().nth(1)).context("no open files")?;
+    Ok(if hard == "unlimited" { u64::MAX } else { hard.parse()? })
+}
+
+/// The gateway's own address on the memif.
+const GATEWAY: &str = "10.1.0.1";
+/// As many as any set has.
+const CLIENTS_MAX: u32 = 110_000;
+const CLIENTS_OF_22_BITS: u32 = (1 << 22) - 1;
 
 /// PHP at its fastest: precompiled and with its JIT.
 fn php(peers: Option<&Path>) -> Result<Command> {
@@ -253,7 +392,7 @@ fn php(peers: Option<&Path>) -> Result<Command> {
 }
 
 /// A program that stays on one core.
-pub(super) fn on_core(core: u16, program: &Path) -> Command {
+pub(crate) fn on_core(core: u16, program: &Path) -> Command {
     let mut command = Command::new("taskset");
     command.args(["--cpu-list", &core.to_string()]).arg(program);
     command

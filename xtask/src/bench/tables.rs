@@ -97,6 +97,11 @@ fn build_rte_hash(programs: &Path) -> Result<bool> {
     Ok(true)
 }
 
+/// Whether DPDK is installed for building.
+pub(super) fn has_dpdk() -> bool {
+    pkg_config("--libs").is_some()
+}
+
 fn pkg_config(what: &str) -> Option<String> {
     let output = Command::new("pkg-config").args([what, "libdpdk"]).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
