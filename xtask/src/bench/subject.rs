@@ -207,7 +207,7 @@ impl Running {
             url,
             server_pids: Vec::new(),
             past_kernel: None,
-            scratch: Some(scratch.clone()),
+            scratch: Some(scratch),
             children: Vec::new(),
         };
         running.start(Command::new(binary("tengate")).args(["register", "--listen", &register]))?;
