@@ -58,6 +58,21 @@ const STEPS: &[Step] = &[
         &["cargo", "test", "-p", "tengate-io", "--features", "dpdk", "--locked"],
         &[],
     ),
+    (
+        "clients past the kernel",
+        &[
+            "cargo",
+            "test",
+            "-p",
+            "tengate-bench",
+            "--features",
+            "dpdk",
+            "--test",
+            "device",
+            "--locked",
+        ],
+        &[],
+    ),
     ("fuzz corpora", &["cargo", "test", "--locked", "--manifest-path", "fuzz/Cargo.toml"], &[]),
     (
         "simulation",

@@ -134,14 +134,16 @@ fn measure(options: &Options, running: &Running) -> Result<Value> {
 fn print(options: &Options, report: &Value) {
     let number = |figure: &str| report[figure].as_f64().unwrap_or(f64::NAN);
     let mib = |figure: &str| number(figure) / f64::from(1 << 20);
+    let grown = number("resident_bytes_after") - number("resident_bytes_at_start");
     let rows = [
         ("data path", options.path.name().to_owned()),
         ("clients, each with a uid", options.clients.to_string()),
         ("lost", format!("{:.0}", number("lost"))),
         ("handshakes/s", format!("{:.0}", number("handshakes_per_second"))),
         ("gateway µs/handshake", format!("{:.1}", number("server_cpu_us_per_handshake"))),
-        ("gateway bytes/client", format!("{:.0}", number("bytes_per_client"))),
-        ("gateway before them, pools and all", format!("{:.0} MiB", mib("resident_bytes_before"))),
+        ("gateway bytes/client, all growth", format!("{:.0}", grown / f64::from(options.clients))),
+        ("the same after a tenth came and went", format!("{:.0}", number("bytes_per_client"))),
+        ("gateway at start, pools and all", format!("{:.0} MiB", mib("resident_bytes_at_start"))),
         ("gateway with them", format!("{:.0} MiB", mib("resident_bytes_after"))),
         ("kernel bytes/client, both ends", format!("{:.0}", number("kernel_bytes_per_client"))),
         ("generator bytes/client", format!("{:.0}", number("generator_bytes_per_client"))),

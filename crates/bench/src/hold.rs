@@ -37,6 +37,9 @@ struct Report {
     mode: &'static str,
     clients: usize,
     processes: usize,
+    /// Of the server when no client had come yet.
+    resident_bytes_at_start: u64,
+    /// After the warm-up, which leaves tables and pools behind.
     resident_bytes_before: u64,
     resident_bytes_after: u64,
     /// Growth of the server's resident memory, for each client.
@@ -98,6 +101,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn measure(options: &Options, crew: &mut Crew<Hold>) -> Result<Report> {
     let load = &options.load;
     let count = float(load.clients as u64);
+    let resident_bytes_at_start = load.usage()?.resident_bytes;
     crew.step(&Step::WarmUp)?;
     crew.step(&Step::Idle(options.settle))?;
     let (before, kernel_before) = (load.usage()?, process::kernel_bytes()?);
@@ -124,6 +128,7 @@ fn measure(options: &Options, crew: &mut Crew<Hold>) -> Result<Report> {
         mode: "hold",
         clients: load.clients,
         processes: load.processes,
+        resident_bytes_at_start,
         resident_bytes_before: before.resident_bytes,
         resident_bytes_after: after.resident_bytes,
         bytes_per_client: (!load.server.pids.is_empty()).then(|| float(grown) / count),

@@ -21,7 +21,7 @@ pub(crate) use open::Device;
 
 use super::reader::Reader;
 use super::{Ending, Event, Line, State, Stop};
-use crate::latency::now_nanos;
+use crate::latency::{NANOS_PER_SECOND, now_nanos};
 use crate::target::Target;
 use line::{Connection, NOBODY, Net};
 
@@ -187,16 +187,18 @@ impl StackClients {
 impl Drop for StackClients {
     /// Resets what is still connected, so that the server need not find out by itself.
     fn drop(&mut self) {
+        let deadline = now_nanos() + RESET_NANOS_MAX;
         for client in 0..self.len() {
             self.line(client).reset();
-            let mut tries = RESET_TRIES_MAX;
-            while self.lent == 0 && tries > 0 && self.crowd.net.device.0.flush() > 0 {
-                tries -= 1;
+            while self.lent == 0 && self.crowd.net.device.0.flush() > 0 && now_nanos() < deadline {
                 // Acknowledgements that nobody waits for fill the ring towards us.
                 self.crowd.net.device.0.receive(&mut self.burst);
+                std::thread::yield_now();
             }
         }
         self.crowd.net.device.0.flush();
+        // A memif that closes takes with it what its peer has not read.
+        std::thread::park_timeout(LINGER);
     }
 }
 
@@ -392,7 +394,9 @@ const YIELD_TURNS: u32 = 16;
 const LINK_TURNS: u32 = 1 << 16;
 /// Clients a turn that are tried again.
 const SENT_AGAIN_MAX: usize = 64;
-/// How often a full ring is tried when resets go out.
-const RESET_TRIES_MAX: u32 = 100_000;
+/// How long the device stays after the last frame.
+const LINGER: Duration = Duration::from_millis(20);
+/// How long resets may take to leave.
+const RESET_NANOS_MAX: u64 = 5 * NANOS_PER_SECOND;
 
 const _: () = assert!(size_of::<Slot>() <= 40);

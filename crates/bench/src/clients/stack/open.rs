@@ -67,8 +67,10 @@ impl Device<'_> {
 
 fn stack_config(mac: [u8; 6], sources: &[Address], count: usize) -> Result<Config> {
     let mut secret = [0; 32];
-    // So that ports differ between two runs; nobody is to be kept from guessing them.
-    secret[..8].copy_from_slice(&now_nanos().to_le_bytes());
+    // So that ports differ between two runs, and the server knows none of them still; nobody is to be kept from guessing.
+    for part in secret.chunks_exact_mut(8) {
+        part.copy_from_slice(&now_nanos().to_le_bytes());
+    }
     let mut config = Config::new(MacAddr(mac), sources.to_vec(), Secret(secret));
     // Those that are closed and not done yet keep their places.
     config.conns_max = u32::try_from(count + count / 4)? + CONNS_SPARE;
