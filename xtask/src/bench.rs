@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::{root, say};
 use subject::{DataPath, Running, Subject};
+pub(crate) use tables::has_dpdk;
 
 /// Loads that are put on subjects in turn. The first subject is what the others are compared with.
 struct Set {
@@ -375,7 +376,7 @@ impl Options {
             }
         }
         if options.sets.is_empty() {
-            let has_dpdk = tables::has_dpdk();
+            let has_dpdk = has_dpdk();
             let is_possible = |set: &&Set| {
                 (options.peers.is_some() || !set.needs_php()) && (has_dpdk || !set.needs_dpdk())
             };

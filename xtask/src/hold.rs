@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::bench::subject::{DataPath, Running, Wanted, descriptors_max, on_core};
-use crate::bench::{binary, build, folder};
+use crate::bench::{binary, build, folder, has_dpdk};
 use crate::say;
 
 /// What the command line asks for.
@@ -32,7 +32,8 @@ struct Options {
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let options = Options::parse(arguments)?;
     options.check()?;
-    build(options.path == DataPath::Dpdk)?;
+    // With the feature wherever it can be, so that one path after the other needs no build between.
+    build(options.path == DataPath::Dpdk || has_dpdk())?;
     fs::create_dir_all(folder())?;
     let wanted = Wanted { clients: options.pools(), ping_seconds: options.ping };
     say(&format!("hold: starting a gateway for {} clients", options.clients));

@@ -218,8 +218,8 @@ impl Running {
         let pid = running.start_with(&mut gateway, log.into())?;
         running.server_pids = vec![pid];
         let admin = run_dir.join(format!("gateway-{pid}.sock"));
-        let why = format!("the gateway; {}/gateway.log says why", folder().display());
-        wait_for(&why, || Ok(admin.exists() && (path == DataPath::Kernel || memif.exists())))?;
+        let what = format!("the gateway (its log: {}/gateway.log)", folder().display());
+        wait_for(&what, || Ok(admin.exists() && (path == DataPath::Kernel || memif.exists())))?;
         if path == DataPath::Dpdk {
             let device = format!("net_memif0,role=client,socket={}", memif.display());
             running.past_kernel = Some((device, admin));

@@ -98,7 +98,7 @@ fn build_rte_hash(programs: &Path) -> Result<bool> {
 }
 
 /// Whether DPDK is installed for building.
-pub(super) fn has_dpdk() -> bool {
+pub(crate) fn has_dpdk() -> bool {
     pkg_config("--libs").is_some()
 }
 
