@@ -35,8 +35,10 @@ struct Thread {
     pid: u32,
     tid: u32,
     name: String,
-    /// User and system time, or time spent working of a shard that said so.
+    /// User and system time.
     run_nanos: u64,
+    /// Time spent working, of a shard that said so.
+    busy_nanos: Option<u64>,
 }
 
 /// Processor time of one thread over a measurement.
@@ -116,12 +118,18 @@ impl Server {
 }
 
 impl Thread {
-    /// Counts the time a shard was busy, if it is one that said so.
+    /// Notes the time a shard was busy, if it is one that said so.
     fn charge(&mut self, busy: &[Busy]) {
         let is_this = |busy: &&Busy| busy.pid == self.pid && busy.name == self.name;
-        if let Some(busy) = busy.iter().find(is_this) {
-            self.run_nanos = busy.nanos;
-        }
+        self.busy_nanos = busy.iter().find(is_this).map(|busy| busy.nanos);
+    }
+
+    /// What it cost since then. A shard's busy time goes on while another program has its core, processor time does not;
+    /// so the smaller counts.
+    fn cost_since(&self, before: Option<&Self>) -> u64 {
+        let run = self.run_nanos.saturating_sub(before.map_or(0, |before| before.run_nanos));
+        let busy_before = before.and_then(|before| before.busy_nanos).unwrap_or(0);
+        self.busy_nanos.map_or(run, |busy| run.min(busy.saturating_sub(busy_before)))
     }
 }
 
@@ -145,8 +153,7 @@ impl Usage {
     /// What was used since `before`, in `nanos`; `None` when no process was named.
     pub(crate) fn since(&self, before: &Self, nanos: u64) -> Option<Cost> {
         let used = |thread: &Thread| {
-            let earlier = before.threads.iter().find(|earlier| earlier.tid == thread.tid);
-            thread.run_nanos.saturating_sub(earlier.map_or(0, |earlier| earlier.run_nanos))
+            thread.cost_since(before.threads.iter().find(|earlier| earlier.tid == thread.tid))
         };
         let cost = |thread: &Thread| ThreadCost {
             pid: thread.pid,
@@ -176,7 +183,7 @@ impl Usage {
             let run_nanos = run_nanos.context("an odd /proc/<pid>/task/<tid>")?;
             let name = stat.find('(').zip(stat.rfind(')'));
             let name = name.map_or("", |(first, last)| &stat[first + 1..last]).to_owned();
-            self.threads.push(Thread { pid, tid, name, run_nanos });
+            self.threads.push(Thread { pid, tid, name, run_nanos, busy_nanos: None });
         }
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let resident =
@@ -257,7 +264,13 @@ mod tests {
 
     #[test]
     fn a_thread_costs_what_it_ran_since_the_measurement_began() {
-        let thread = |tid, run_nanos| Thread { pid: 1, tid, name: format!("t{tid}"), run_nanos };
+        let thread = |tid, run_nanos| Thread {
+            pid: 1,
+            tid,
+            name: format!("t{tid}"),
+            run_nanos,
+            busy_nanos: None,
+        };
         let usage = |threads| Usage { threads, resident_bytes: 0 };
         let before = usage(vec![thread(1, 500), thread(2, 900)]);
         let after = usage(vec![thread(1, 1500), thread(2, 900), thread(3, 3000)]);
@@ -270,12 +283,16 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_says_how_busy_it_was_costs_that() {
-        let busy = |pid, nanos| Busy { pid, name: "tengate-0".to_owned(), nanos };
-        let mut thread = Thread { pid: 1, tid: 2, name: "tengate-0".to_owned(), run_nanos: 500 };
-        thread.charge(&[busy(7, 30)]);
-        assert_eq!(thread.run_nanos, 500);
-        thread.charge(&[busy(7, 30), busy(1, 20)]);
-        assert_eq!(thread.run_nanos, 20);
+    fn a_thread_that_says_how_busy_it_was_costs_that_and_no_more_than_it_ran() {
+        let thread = |run_nanos, busy_nanos| {
+            let name = "tengate-0".to_owned();
+            let mut thread = Thread { pid: 1, tid: 2, name, run_nanos, busy_nanos: None };
+            let busy = |pid, nanos| Busy { pid, name: "tengate-0".to_owned(), nanos };
+            thread.charge(&[busy(7, 1), busy(1, busy_nanos)]);
+            thread
+        };
+        let before = thread(500, 20);
+        assert_eq!(thread(900, 50).cost_since(Some(&before)), 30);
+        assert_eq!(thread(510, 50).cost_since(Some(&before)), 10);
     }
 }
