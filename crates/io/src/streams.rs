@@ -14,6 +14,9 @@
 
 mod turn;
 
+#[cfg(test)]
+mod tests;
+
 use core::net::SocketAddr;
 
 use tengate_base::{Closed, ConnId, Door, How, Instant, Share, Sink};
