@@ -496,12 +496,15 @@ impl App for Register {
         &mut self,
         now: Instant,
         conn: ConnId,
-        _: CloseCause,
+        cause: CloseCause,
         _unsent: &[u8],
         sink: &mut impl Sink,
     ) {
         self.forget(now, conn);
-        self.settle(now, sink);
+        // A register that stops must not tell workers that their gateways are gone: it is the register that goes.
+        if cause != CloseCause::Shell {
+            self.settle(now, sink);
+        }
     }
 
     fn handle_drained(&mut self, _now: Instant, _conn: ConnId, _sink: &mut impl Sink) {}

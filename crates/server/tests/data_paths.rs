@@ -15,7 +15,7 @@ use common::client::{Client, Load};
 use common::cluster::{Cluster, GatewayProcess, WorkerProcess};
 use common::netns::{self, Namespace};
 use common::patience::until;
-use common::{Running, worker};
+use common::worker;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -62,7 +62,6 @@ fn trouble_with_clients_over_af_xdp_stays_with_them() {
 /// A cluster whose gateway is past the kernel, and the namespace it is in if that is not the clients'.
 struct Path {
     cluster: Cluster,
-    _register: Running,
     gateway: GatewayProcess,
     worker: WorkerProcess,
     shards: u64,
@@ -118,14 +117,17 @@ impl Path {
         namespace: Option<Namespace>,
         prepare: impl FnOnce(),
     ) -> Self {
-        let register = cluster.register();
+        let mut register = cluster.register();
         let mut gateway = cluster.gateway_on(sections, CLIENTS);
         gateway.process.wait_for("announced to the register");
         gateway.client = "10.1.0.1:8282".to_owned();
         prepare();
         let worker = WorkerProcess::start(&cluster, "worker");
         cluster.wait_for_workers(&gateway, &["worker:0"]);
-        Self { cluster, _register: register, gateway, worker, shards, _namespace: namespace }
+        // It is on nobody's path any more, and takes nothing with it.
+        register.signal(Signal::TERM);
+        register.wait_for("stopped");
+        Self { cluster, gateway, worker, shards, _namespace: namespace }
     }
 
     fn connect(&self) -> Client {

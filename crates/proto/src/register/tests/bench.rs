@@ -60,7 +60,12 @@ impl Bench {
 
     pub(super) fn lose(&mut self, conn: u32) {
         self.shell.open.remove(&ConnId(conn));
-        self.register.handle_closed(self.now, ConnId(conn), CloseCause::Peer, &[], &mut self.shell);
+        self.end(conn, CloseCause::Peer);
+    }
+
+    /// A connection ends.
+    pub(super) fn end(&mut self, conn: u32, cause: CloseCause) {
+        self.register.handle_closed(self.now, ConnId(conn), cause, &[], &mut self.shell);
     }
 
     pub(super) fn wait(&mut self, duration: Duration) {

@@ -27,6 +27,18 @@ fn a_worker_learns_the_gateways_at_once_and_on_each_change() {
 }
 
 #[test]
+fn a_register_that_stops_takes_no_gateway_from_its_workers() {
+    let mut bench = Bench::default();
+    bench.open(1);
+    bench.say(1, &gateway("10.0.0.1:2900"));
+    bench.open(2);
+    bench.say(2, WORKER);
+    assert_eq!(bench.heard(2), [list(&["10.0.0.1:2900"])]);
+    bench.end(1, CloseCause::Shell);
+    assert_eq!(bench.heard(2), [""; 0]);
+}
+
+#[test]
 fn an_address_announced_twice_is_listed_once() {
     let mut bench = Bench::default();
     for (conn, address) in [(1, "a:1"), (2, "b:2"), (3, "a:1"), (4, "c:3")] {
