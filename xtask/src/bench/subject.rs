@@ -222,7 +222,8 @@ impl Running {
         // The memif itself has no file; it is there before the admin socket is.
         wait_for(&what, || Ok(admin.exists()))?;
         if path == DataPath::Dpdk {
-            let device = format!("net_memif0,role=client,socket={}", memif.display());
+            let device =
+                format!("net_memif0,role=client,rsize={RING_LOG},socket={}", memif.display());
             running.past_kernel = Some((device, admin));
         }
         let mut worker = on_core(1, &binary("tengate-bench"));
@@ -347,7 +348,7 @@ fn configuration(path: DataPath, wanted: Wanted, listen: &str, memif: &Path) -> 
         DataPath::Kernel => String::new(),
         DataPath::Dpdk => format!(
             "[gateway.netstack]\naddresses = [\"{GATEWAY}/16\"]\nconnections_target = {clients}\n\
-             [gateway.dpdk]\ndevice = \"net_memif0,role=server,socket={}\"\npages = \"ordinary\"\n",
+             [gateway.dpdk]\ndevice = \"net_memif0,role=server,rsize={RING_LOG},socket={}\"\npages = \"ordinary\"\n",
             memif.display()
         ),
     };
@@ -374,6 +375,8 @@ pub(crate) fn descriptors_max() -> Result<u64> {
 
 /// The gateway's own address on the memif.
 const GATEWAY: &str = "10.1.0.1";
+/// Frames of a memif's ring, as a power of two: what arrives while the scheduler has the other side wait finds room.
+const RING_LOG: u8 = 12;
 /// As many as any set has.
 const CLIENTS_MAX: u32 = 110_000;
 const CLIENTS_OF_22_BITS: u32 = (1 << 22) - 1;
