@@ -61,10 +61,11 @@ impl<A: Host> Shard<A> {
                 unlooked = 0;
                 found += self.look_at_sockets(&mut events, Duration::ZERO)?;
             }
+            let is_due = self.poll_timeout().is_some_and(|deadline| deadline <= began);
             self.handle_timeouts();
             self.end_turn(&mut poll);
             self.net.turns.turns += 1;
-            if found > 0 {
+            if found > 0 || is_due {
                 self.net.turns.busy += self.clock.now() - began;
             }
             self.rest(&mut poll, found, &mut events)?;

@@ -72,9 +72,12 @@ impl Tcb {
             return self.handle_reset(now, arrival, shared, device);
         }
         if flags.has(Flags::SYN) {
-            // RFC 5961 4: whoever sent it, an acknowledgement makes a peer that restarted reset the connection.
+            // RFC 5961 4: whoever sent it, an acknowledgement makes a peer that restarted reset the connection. It may have
+            // another hardware address since; that the connection moves there is not believed yet.
             shared.stats.drop_syn_in_connection += 1;
+            let known = core::mem::replace(&mut self.mac, arrival.mac);
             self.send_challenge(now, shared, device);
+            self.mac = known;
             return Fate::Stays;
         }
         if !flags.has(Flags::ACK) {

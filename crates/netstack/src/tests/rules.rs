@@ -2,8 +2,9 @@
 
 use core::time::Duration;
 
-use super::pair::config;
-use super::script::{IRS, Script, all_options, knowing_config};
+use super::link::Outbox;
+use super::pair::{config, mac};
+use super::script::{IRS, Script, all_options, knowing_config, peer_frame};
 use crate::Cause;
 use crate::seq::Seq;
 use crate::wire::tcp::{Flags, Header, Options, Timestamps};
@@ -37,6 +38,23 @@ fn a_syn_in_a_connection_is_challenged() {
     script.send(Flags::SYN, b"");
     script.expect_none();
     assert_eq!(script.host.stack.stats().drop_syn_in_connection, 2);
+}
+
+#[test]
+fn the_challenge_goes_to_where_the_syn_came_from() {
+    // RFC 5961 4.2: a peer that restarted, here with another hardware address, resets the connection with its answer.
+    let mut script = Script::established();
+    let syn = script.header(Flags::SYN);
+    let mut wire = Outbox::default();
+    peer_frame(&syn, b"", &mut wire);
+    let elsewhere = [2, 0, 0, 0, 0, 77];
+    wire.frames[0][6..12].copy_from_slice(&elsewhere);
+    script.host.handle_frame(script.now, &wire.frames[0]);
+    assert_eq!(script.host.outbox.frames.pop().unwrap()[..6], elsewhere);
+    // What the connection sends goes where its segments come from, as before.
+    script.write(b"still here");
+    script.host.turn(script.now);
+    assert_eq!(script.host.outbox.frames.pop().unwrap()[..6], mac(1).0);
 }
 
 #[test]
