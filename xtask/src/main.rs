@@ -28,8 +28,8 @@ cargo xtask <task>
   hold [--clients N] [--path kernel|dpdk] [--seconds S] [--rate N] [--ping S] [--opening N]
                         very many clients held at once, each with a uid and heartbeats, and echoes meanwhile; dpdk needs
                         libdpdk-dev and goes over shared memory
-  wan [--quick]         our TCP stack with Linux at the other end of a bad link; needs root, iproute2, ethtool, nftables
-                        and libdpdk-dev; --quick takes under a minute
+  wan [--quick]         our TCP stack and Linux in its place over a bad link, beside each other; needs root and iproute2;
+                        --quick takes under a minute
   instructions [--accept]
                         instructions of each path through the gateway, against the figures kept; --accept keeps these
   tidy                  house rules that no lint knows: module docs, file lengths, citations
