@@ -1,10 +1,12 @@
 //! Behaviour of whole stacks: two of them back to back, scripts of packets, an independent peer, links that lose.
 
 mod link;
+mod host;
 mod pair;
 mod handshake;
 mod stream;
 mod fanout;
+mod scene;
 mod peer;
 mod script;
 mod rules;

@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use tengate_base::Instant;
 
-use crate::event::{Device, DeviceFull};
+use crate::{Device, DeviceFull};
 
 /// What a link does to frames.
 #[derive(Clone, Copy, Debug)]
