@@ -86,6 +86,8 @@ pub(super) struct Scene {
     pub(super) peer_paused: bool,
     /// It closes once it has sent everything.
     pub(super) peer_may_close: bool,
+    /// The window in the last segment we sent, as it was sent.
+    pub(super) window_offered: u16,
 }
 
 impl Scene {
@@ -113,6 +115,7 @@ impl Scene {
             peer_received: Vec::new(),
             peer_paused: false,
             peer_may_close: true,
+            window_offered: 0,
         }
     }
 
@@ -156,6 +159,9 @@ impl Scene {
         self.act();
         self.iface.poll(at(now), &mut self.wire, &mut self.sockets);
         for frame in self.host.outbox.frames.drain(..) {
+            if let Some(&[high, low]) = frame.get(WINDOW_AT) {
+                self.window_offered = u16::from_be_bytes([high, low]);
+            }
             self.link.send(now, 1, &frame);
         }
         for frame in self.wire.sent.drain(..) {
@@ -195,5 +201,7 @@ fn at(now: Instant) -> PeerInstant {
     PeerInstant::from_micros(i64::try_from(now.as_nanos() / 1_000).expect("a short test"))
 }
 
+/// Where a segment's window lies in a frame.
+const WINDOW_AT: core::ops::Range<usize> = 48..50;
 /// How long a step is when nothing is due.
 const IDLE: Duration = Duration::from_millis(10);
