@@ -29,7 +29,8 @@ pub struct Config {
     pub secret: Secret,
     /// How senders find their rate.
     pub congestion: CongestionControl,
-    /// Greatest receive window of a connection in bytes, up to 1 GiB.
+    /// Greatest receive window of a connection in bytes, up to 1 GiB. It begins with at most 256 KiB and grows when the peer
+    /// fills it; it costs memory only while segments are out of order or the application holds bytes.
     pub recv_window_bytes: u32,
     /// Bytes a connection may have queued or unacknowledged, up to 1 GiB.
     pub send_buffer_bytes: u32,
@@ -52,7 +53,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// A stack with these addresses and the defaults of a gateway: 1500-byte packets, CUBIC, 256 KiB windows, a pool of
+    /// A stack with these addresses and the defaults of a gateway: 1500-byte packets, CUBIC, windows of up to 4 MiB, a pool of
     /// 256 MiB, a million connections.
     pub const fn new(mac: MacAddr, addresses: Vec<Address>, secret: Secret) -> Self {
         Self {
@@ -65,7 +66,7 @@ impl Config {
             checksums: Checksums::Software,
             secret,
             congestion: CongestionControl::Cubic,
-            recv_window_bytes: 256 << 10,
+            recv_window_bytes: 4 << 20,
             send_buffer_bytes: 1 << 20,
             pool_bytes: 256 << 20,
             conns_max: 1 << 20,

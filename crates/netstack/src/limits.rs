@@ -24,7 +24,7 @@ pub(crate) const NEIGHBORS_MAX: usize = 1024;
 /// Connections that wait for one neighbour's address; a later one asks again when its SYN is due.
 pub(crate) const NEIGHBOR_WAITERS_MAX: usize = 4096;
 /// Disjoint out-of-order pieces one connection may have: more are dropped, since each costs a chunk.
-pub(crate) const OUT_OF_ORDER_PIECES_MAX: usize = 1024;
+pub(crate) const OUT_OF_ORDER_PIECES_MAX: usize = 4096;
 /// Chunks and spare queues kept for reuse beyond those in use follow from the pool; spare queue structs have this limit.
 pub(crate) const SPARE_QUEUES_MAX: usize = 4096;
 /// Slices of one frame: its headers and the chunks its payload lies in.
@@ -43,6 +43,8 @@ pub(crate) const SHARED_COPY_LEN_MAX: u32 = 256;
 /// Pieces that a connection has queued when short shared messages begin to be copied in any case.
 pub(crate) const SHARED_PIECES_MAX: usize = 8;
 
+/// Receive window of a connection that begins; it grows to the configured one as the peer's rate asks for it.
+pub(crate) const RECV_WINDOW_INITIAL: u32 = 256 << 10;
 /// Segments sent before the first acknowledgement (RFC 6928).
 pub(crate) const INITIAL_WINDOW_SEGMENTS: u32 = 10;
 /// Segment size of a peer that does not say (RFC 9293 3.7.1).

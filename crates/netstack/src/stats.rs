@@ -79,6 +79,7 @@ counters! {
     retransmit_timeouts,
     loss_probes,
     recoveries,
+    recoveries_undone,
     duplicate_sacks_received,
     sack_reneged,
     window_probes,

@@ -6,10 +6,12 @@ use core::time::Duration;
 use tengate_base::Instant;
 
 use super::flight::Delivered;
+use super::hystart::Growth;
 use super::input::Arrival;
 use super::recovery::Phase;
 use super::send_queue::SendQueue;
 use super::tcb::Tcb;
+use super::undo::Undo;
 use crate::event::Event;
 use crate::seq::Seq;
 use crate::shared::Shared;
@@ -32,8 +34,10 @@ struct Said {
     advanced: u32,
     /// A duplicate as RFC 5681 2 defines it.
     is_duplicate: bool,
-    /// It reports data that arrived twice (RFC 2883).
-    reports_duplicate: bool,
+    /// Data it reports to have arrived twice (RFC 2883).
+    duplicate: Option<(Seq, Seq)>,
+    /// Our timestamp that it echoes (RFC 7323).
+    echo: Option<u32>,
 }
 
 impl Tcb {
@@ -69,16 +73,18 @@ impl Tcb {
             delivered: tx.flight.acknowledge(now, header.ack, self.rtt.min()),
             advanced,
             is_duplicate: advanced == 0 && is_bare && same_window && !tx.flight.is_empty(),
-            reports_duplicate: false,
+            duplicate: None,
+            echo: header.options.timestamps.map(|theirs| theirs.echo).filter(|_| self.timestamps),
         };
         tx.drop_front(advanced - u32::from(said.delivered.fin), &mut shared.chunks);
         self.snd_una = header.ack;
         if self.sack {
-            said.reports_duplicate = self.take_sacks(now, header, &mut tx, &mut said.delivered);
+            said.duplicate = self.take_sacks(now, header, &mut tx, &mut said.delivered);
         }
         self.measure(now, header, &said);
-        self.note_reordering(&said, shared);
+        self.note_reordering(&mut tx, &said, shared);
         self.settle_probe(&mut tx, &said, shared);
+        self.take_back(&mut tx, &said, shared);
         self.recover(now, &mut tx, &said, shared);
         let fin = said.delivered.fin;
         self.put_back(tx, shared);
@@ -104,14 +110,14 @@ impl Tcb {
         }
     }
 
-    /// Takes selective acknowledgements; returns whether the first reports a duplicate (RFC 2883 4).
+    /// Takes selective acknowledgements; returns the first if it reports a duplicate (RFC 2883 4).
     fn take_sacks(
         &mut self,
         now: Instant,
         header: &Header,
         tx: &mut SendQueue,
         delivered: &mut Delivered,
-    ) -> bool {
+    ) -> Option<(Seq, Seq)> {
         let blocks = header.options.sacks.as_slice();
         let reports_duplicate = match blocks {
             [first, second, ..] => {
@@ -125,7 +131,7 @@ impl Tcb {
                 tx.flight.select(now, (start, end), self.rtt.min(), delivered);
             }
         }
-        reports_duplicate
+        blocks.first().copied().filter(|_| reports_duplicate)
     }
 
     /// Measures the round trip: of a segment sent once (Karn), else by the echoed timestamp (RFC 7323 4.1).
@@ -143,13 +149,40 @@ impl Tcb {
         }
     }
 
-    /// Widens the reordering window (RFC 8985 6.2 steps 3 and 4).
-    fn note_reordering(&mut self, said: &Said, shared: &mut Shared) {
+    /// Widens the reordering window, once for each round in which something was sent again in vain (RFC 8985 6.2 steps 3
+    /// and 4).
+    fn note_reordering(&mut self, tx: &mut SendQueue, said: &Said, shared: &mut Shared) {
         self.reordering_seen |= said.delivered.reordered;
-        if said.reports_duplicate {
-            shared.stats.duplicate_sacks_received += 1;
+        let recovery = &mut tx.recovery;
+        recovery.duplicates_until = recovery.duplicates_until.filter(|end| self.snd_una.lt(*end));
+        let Some(duplicate) = said.duplicate else { return };
+        shared.stats.duplicate_sacks_received += 1;
+        let is_ours = recovery.resent.is_some_and(|resent| resent.covers(duplicate));
+        if is_ours && recovery.duplicates_until.is_none() {
+            recovery.duplicates_until = Some(self.snd_nxt);
             self.reo_wnd_mult = self.reo_wnd_mult.saturating_add(1).min(REO_WND_MULT_MAX);
+            self.reo_wnd_persist = REO_WND_PERSIST;
         }
+    }
+
+    /// Takes a reduction back that was for nothing (RFC 4015 3.2): the window is what it was, and what was thought to be
+    /// lost is on its way.
+    fn take_back(&mut self, tx: &mut SendQueue, said: &Said, shared: &mut Shared) {
+        let Some(undo) = &mut tx.recovery.undo else { return };
+        let resent = tx.recovery.resent;
+        let duplicate =
+            said.duplicate.filter(|block| resent.is_some_and(|resent| resent.covers(*block)));
+        let is_overtaken = undo.is_overtaken(self.snd_una, said.echo);
+        if !is_overtaken && !(duplicate.is_some() && undo.handle_duplicate()) {
+            return;
+        }
+        shared.stats.recoveries_undone += 1;
+        let cwnd = self.congestion.cwnd;
+        self.congestion = undo.before;
+        self.congestion.cwnd = self.congestion.cwnd.max(cwnd);
+        (tx.recovery.phase, tx.recovery.undo, tx.recovery.dup_acks) = (Phase::Open, None, 0);
+        tx.flight.find_again();
+        self.reordering_seen = true;
     }
 
     /// How long a segment may stay behind one sent after it without being lost (RFC 8985 6.2 step 4).
@@ -170,7 +203,7 @@ impl Tcb {
             return;
         };
         tx.recovery.probe = None;
-        if repeated && !said.reports_duplicate && self.snd_una.gt(end) {
+        if repeated && said.duplicate.is_none() && self.snd_una.gt(end) {
             self.congestion.reduce(shared.config.congestion, self.congestion.cwnd, self.mss);
             self.congestion.cwnd = self.congestion.ssthresh;
         }
@@ -190,6 +223,10 @@ impl Tcb {
                 self.congestion.cwnd = self.congestion.ssthresh;
             }
             (tx.recovery.phase, tx.recovery.dup_acks) = (Phase::Open, 0);
+            self.reo_wnd_persist = self.reo_wnd_persist.saturating_sub(1);
+            if self.reo_wnd_persist == 0 {
+                self.reo_wnd_mult = 1;
+            }
         }
         let (lost, arrived) = if self.sack {
             (self.find_losses(now, tx), said.delivered.bytes)
@@ -205,9 +242,28 @@ impl Tcb {
             let mss = u32::from(self.mss);
             self.congestion.cwnd = tx.recovery.window(arrived, pipe, ssthresh, mss, progress);
         } else if arrived > 0 && (tx.cwnd_limited || tx.recovery.phase == Phase::Loss) {
-            let control = shared.config.congestion;
-            self.congestion.handle_ack(control, now, arrived, self.mss, self.srtt());
+            self.grow(now, tx, arrived, said, shared);
         }
+    }
+
+    /// The congestion window grows by what arrived, in the first slow start only as long as no queue seems to fill.
+    fn grow(
+        &mut self,
+        now: Instant,
+        tx: &mut SendQueue,
+        arrived: u32,
+        said: &Said,
+        shared: &Shared,
+    ) {
+        let (mut acked, rtt) = (arrived, said.delivered.rtt);
+        if self.congestion.is_in_first_slow_start() {
+            let slow_start = &mut tx.recovery.slow_start;
+            match slow_start.handle_ack(arrived, rtt, self.snd_una, self.snd_nxt) {
+                Growth::By(bytes) => acked = bytes,
+                Growth::Over => self.congestion.ssthresh = self.congestion.cwnd,
+            }
+        }
+        self.congestion.handle_ack(shared.config.congestion, now, acked, self.mss, self.srtt());
     }
 
     /// Lets time and order decide what is lost (RFC 8985 6.2 step 5). Returns whether something is.
@@ -245,9 +301,15 @@ impl Tcb {
         let flight_bytes = tx.flight.bytes();
         tx.recovery.begin(Phase::Recovery, self.snd_nxt, flight_bytes);
         tx.recovery.probe = None;
+        self.remember(tx);
         self.congestion.reduce(shared.config.congestion, flight_bytes, self.mss);
         let (pipe, mss) = (tx.pipe(self.mss), u32::from(self.mss));
         self.congestion.cwnd = tx.recovery.window(0, pipe, self.congestion.ssthresh, mss, false);
+    }
+
+    /// Keeps what a reduction changes, in case it is for nothing.
+    const fn remember(&self, tx: &mut SendQueue) {
+        (tx.recovery.undo, tx.recovery.resent) = (Some(Undo::new(self.congestion)), None);
     }
 
     /// The retransmission timer expired, or the receiver took back what it had: begin again from `snd_una`.
@@ -257,6 +319,12 @@ impl Tcb {
         let age = if self.sack { tx.flight.rtt() + self.reo_wnd(tx) } else { Duration::ZERO };
         if tx.flight.lose_older(now, age) {
             shared.stats.sack_reneged += 1;
+        }
+        if tx.recovery.phase == Phase::Open {
+            self.remember(tx);
+        } else if tx.recovery.phase == Phase::Recovery {
+            // There was more to it than one reduction.
+            tx.recovery.undo = None;
         }
         // A second expiry for the same data does not shrink the threshold again (RFC 5681 3.1).
         if self.retries <= 1 && tx.recovery.phase != Phase::Loss {
@@ -279,5 +347,7 @@ impl Tcb {
 const DUP_THRESH: u32 = 3;
 /// Greatest `RACK.reo_wnd_mult`; the window is limited by the round trip time anyway.
 const REO_WND_MULT_MAX: u8 = 64;
+/// Recoveries for which a wide window is kept (RFC 8985 6.2 step 4).
+const REO_WND_PERSIST: u8 = 16;
 /// Echoes older than this are not believed.
 const ECHO_AGE_MILLIS_MAX: u32 = 120_000;

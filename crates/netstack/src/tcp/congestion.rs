@@ -43,6 +43,11 @@ impl Congestion {
         }
     }
 
+    /// Whether no loss has ended slow start yet.
+    pub(crate) const fn is_in_first_slow_start(&self) -> bool {
+        self.ssthresh == u32::MAX
+    }
+
     /// `acked` bytes were delivered while the window was the limit, outside of recovery.
     pub(crate) fn handle_ack(
         &mut self,

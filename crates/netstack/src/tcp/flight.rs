@@ -328,6 +328,16 @@ impl Flight {
         self.segments.front().is_some_and(|front| front.mark == Mark::Sacked)
     }
 
+    /// Nothing was lost after all: what was thought so is on its way.
+    pub(crate) fn find_again(&mut self) {
+        for sent in &mut self.segments {
+            if sent.mark == Mark::Lost {
+                sent.mark = Mark::Flying;
+                self.lost -= sent.seq_len();
+            }
+        }
+    }
+
     /// Marks what is longer than `len` as lost: the path does not carry it.
     pub(crate) fn lose_longer_than(&mut self, len: u16) {
         for sent in &mut self.segments {

@@ -41,7 +41,7 @@ impl Tcb {
         while let Some(piece) = self.next_piece(now) {
             self.send_piece(now, piece, shared, device)?;
         }
-        if self.ack_now || self.window_update_is_due(shared) {
+        if self.ack_now || self.window_update_is_due() {
             self.send_ack(now, None, shared, device)?;
         }
         Ok(())
@@ -148,8 +148,9 @@ impl Tcb {
             flags = flags.with(Flags::PSH);
         }
         let mut header = self.header(now, piece.seq, flags);
-        self.offer_window(&mut header, shared);
+        self.offer_window(&mut header);
         let (path, una) = (self.path(shared), self.snd_una);
+        let timestamp = self.timestamp(now);
         let Some(tx) = &mut self.tx else { return Ok(()) };
         let payload = tx.payload(piece.seq.since(una), piece.len, &shared.chunks);
         shared.link.send_segment(&path, &header, &payload, device)?;
@@ -158,6 +159,7 @@ impl Tcb {
         tx.recovery.handle_sent(seq_len);
         if let Some(index) = piece.index {
             tx.flight.resent(index, now);
+            tx.recovery.handle_resent(piece.seq, piece.seq + seq_len, timestamp);
             shared.stats.retransmits += 1;
             if index == 0 {
                 // The timer waits for this one now (RFC 6675 6).
@@ -192,7 +194,7 @@ impl Tcb {
         device: &mut impl Device,
     ) -> Result<(), DeviceFull> {
         let mut header = self.header(now, self.snd_nxt, Flags::ACK);
-        self.offer_window(&mut header, shared);
+        self.offer_window(&mut header);
         if self.sack {
             header.options.sacks = match (&self.rx, duplicate) {
                 (Some(rx), duplicate) => rx.sack_blocks(duplicate),
@@ -220,7 +222,7 @@ impl Tcb {
         device: &mut impl Device,
     ) -> Result<(), DeviceFull> {
         let mut header = self.header(now, self.snd_una - 1, Flags::ACK);
-        self.offer_window(&mut header, shared);
+        self.offer_window(&mut header);
         shared.send(&self.path(shared), &header, &Payload::default(), device)?;
         self.handle_ack_sent(&header);
         Ok(())
@@ -287,9 +289,9 @@ impl Tcb {
 
     /// Puts the window into a header and moves its edge. The edge moves only by a segment or half of the whole window
     /// (RFC 9293 3.8.6.2.2), and never back, but for the rounding of the scale, which peers must bear (RFC 7323 2.4).
-    fn offer_window(&mut self, header: &mut Header, shared: &Shared) {
-        let edge = self.rcv_nxt + self.receivable(shared);
-        let step = (self.whole_window(shared) / 2).min(u32::from(self.mss));
+    fn offer_window(&mut self, header: &mut Header) {
+        let edge = self.rcv_nxt + self.receivable();
+        let step = (self.whole_window() / 2).min(u32::from(self.mss));
         if edge.gt(self.rcv_adv) && edge.since(self.rcv_adv) >= step {
             self.rcv_adv = edge;
         }
@@ -298,23 +300,26 @@ impl Tcb {
     }
 
     /// The greatest window that can be offered.
-    fn whole_window(&self, shared: &Shared) -> u32 {
-        shared.config.recv_window_bytes.min(u32::from(u16::MAX) << self.rcv_scale)
+    const fn whole_window(&self) -> u32 {
+        {
+            let most = (u16::MAX as u32) << self.rcv_scale;
+            if self.rcv_wnd < most { self.rcv_wnd } else { most }
+        }
     }
 
     /// Bytes there is room for.
-    fn receivable(&self, shared: &Shared) -> u32 {
-        self.whole_window(shared).saturating_sub(self.rcv_held)
+    const fn receivable(&self) -> u32 {
+        self.whole_window().saturating_sub(self.rcv_held)
     }
 
     /// Whether the window offered is so small and there is so much room that the peer must be told (RFC 9293 3.8.6.2.2).
     /// While more than that is left, what was freed rides on ordinary acknowledgements.
-    fn window_update_is_due(&self, shared: &Shared) -> bool {
+    fn window_update_is_due(&self) -> bool {
         if !self.state.may_receive() {
             return false;
         }
-        let (offered, whole) = (self.rcv_adv.since(self.rcv_nxt), self.whole_window(shared));
-        let gain = self.receivable(shared).saturating_sub(offered);
+        let (offered, whole) = (self.rcv_adv.since(self.rcv_nxt), self.whole_window());
+        let gain = self.receivable().saturating_sub(offered);
         offered < (whole / 4).min(WINDOW_SMALL)
             && gain > 0
             && gain >= (whole / 2).min(u32::from(self.mss))

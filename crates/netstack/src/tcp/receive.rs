@@ -92,6 +92,7 @@ impl Tcb {
         if self.rx.is_some() {
             self.fill_gap(arrival, shared);
         }
+        self.grow_window(now, shared);
         // At least every second segment (RFC 5681 4.2), or when a short one has waited long enough.
         let second = 2 * len.clamp(SEGMENT_LEN_MIN, u32::from(self.mss).max(SEGMENT_LEN_MIN));
         if self.rcv_nxt.since(self.rcv_acked) >= second {

@@ -3,6 +3,8 @@
 
 use tengate_base::Instant;
 
+use super::hystart::SlowStart;
+use super::undo::{Resent, Undo};
 use crate::seq::Seq;
 
 /// Where a connection stands. It exists only while something is in flight.
@@ -23,6 +25,14 @@ pub(crate) struct Recovery {
     pub(crate) probe: Option<(Seq, bool)>,
     /// When the probe timer last began: a transmission of new data, or an acknowledgement.
     pub(crate) probe_from: Instant,
+    /// How the first slow start goes.
+    pub(crate) slow_start: SlowStart,
+    /// How to take the last reduction back.
+    pub(crate) undo: Option<Undo>,
+    /// Where what was sent again since then lies.
+    pub(crate) resent: Option<Resent>,
+    /// Reports of duplicates count again when this is acknowledged (`RACK.dsack_round`).
+    pub(crate) duplicates_until: Option<Seq>,
 }
 
 /// Phases of a sender.
@@ -44,6 +54,17 @@ impl Recovery {
         self.point = point;
         self.flight_bytes = flight_bytes.max(1);
         (self.prr_delivered, self.prr_out) = (0, 0);
+    }
+
+    /// Notes what was sent again, at this time of our timestamp clock.
+    pub(crate) fn handle_resent(&mut self, start: Seq, end: Seq, timestamp: u32) {
+        match &mut self.resent {
+            Some(resent) => resent.extend(start, end),
+            None => self.resent = Some(Resent::new(start, end)),
+        }
+        if let Some(undo) = &mut self.undo {
+            undo.handle_resent(start, timestamp);
+        }
     }
 
     /// Notes what was sent.

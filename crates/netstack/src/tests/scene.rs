@@ -121,13 +121,13 @@ impl Scene {
 
     /// Ours connects to smoltcp, or the other way round.
     pub(super) fn begin(&mut self, opener: Opener) {
-        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.handle);
         if opener == Opener::Peer {
+            let socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.handle);
             self.host.stack.listen(PORT, Door(0));
             let remote = (IpAddress::Ipv4(address(0)), PORT);
             socket.connect(self.iface.context(), remote, 50_000).expect("it is closed");
         } else {
-            socket.listen(PORT).expect("it is closed");
+            self.socket().listen(PORT).expect("it is closed");
             let remote = SocketAddr::new(IpAddr::V4(address(1)), PORT);
             let conn = self.host.stack.connect(self.now, remote, None).expect("there is room");
             self.host.streams.insert(conn, Stream::default());
