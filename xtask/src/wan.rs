@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     };
     let mut bed = Bed::start()?;
     let (transfers, requests): (Vec<Case>, Vec<Case>) =
-        cases::all(is_quick).into_iter().partition(|case| !matches!(case.work, Work::Requests(_)));
+        cases::all(is_quick).into_iter().partition(|case| !matches!(case.work, Work::Requests(..)));
     let mut failed = Vec::new();
     say(
         "\n| link | work | MiB | ours, Mbit/s | Linux, Mbit/s | ours ÷ Linux | longest gap, ms | packets lost |",

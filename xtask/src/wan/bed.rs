@@ -99,7 +99,7 @@ impl Bed {
             .command(&self.program)
             .args(["ask", server.address()])
             .args(plan)
-            .arg(STALL.as_millis().to_string())
+            .arg(case.work.patience().as_millis().to_string())
             .output()?;
         let counts = self.tell("")?;
         if !output.status.success() {
@@ -202,5 +202,3 @@ fn read_line(reader: &mut impl std::io::BufRead) -> Result<String> {
 /// Names inside the namespaces.
 const CLIENT_DEVICE: &str = "client";
 const SERVER_DEVICE: &str = "server";
-/// Without a byte for so long a transfer is stalled.
-const STALL: Duration = Duration::from_secs(15);

@@ -23,8 +23,8 @@ pub(super) enum Work {
     PausedDownload(u64, Duration),
     /// The server stops reading an upload.
     PausedUpload(u64, Duration),
-    /// So many requests of 1 to 64 KiB, all at once, each answered with as much.
-    Requests(u64),
+    /// So many requests of 1 to 64 KiB, so many at once, each answered with as much.
+    Requests(u64, u64),
 }
 
 impl Work {
@@ -34,19 +34,34 @@ impl Work {
             Self::Upload(_) => "upload".to_owned(),
             Self::PausedDownload(_, pause) => format!("download, client stops {pause:?}"),
             Self::PausedUpload(_, pause) => format!("upload, server stops {pause:?}"),
-            Self::Requests(count) => format!("{count} requests at once"),
+            Self::Requests(count, at_once) if count == at_once => {
+                format!("{count} requests at once")
+            }
+            Self::Requests(count, at_once) => format!("{count} requests, {at_once} at once"),
         }
     }
 
-    /// The arguments of `wan ask` behind the address: count, bytes up and down, pauses of client and server.
-    pub(super) fn plan(self) -> [u64; 5] {
+    /// Without a byte for so long it is stalled. When thousands begin at once, most of what they send is lost on a link with a
+    /// queue, and time-outs double until they fit; Linux's too.
+    pub(super) const fn patience(self) -> Duration {
+        match self {
+            Self::Requests(..) => Duration::from_secs(60),
+            Self::Download(_)
+            | Self::Upload(_)
+            | Self::PausedDownload(..)
+            | Self::PausedUpload(..) => Duration::from_secs(15),
+        }
+    }
+
+    /// The arguments of `wan ask` behind the address: count, how many at once, bytes up and down, pauses of client and server.
+    pub(super) fn plan(self) -> [u64; 6] {
         let millis = |pause: Duration| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         match self {
-            Self::Download(mib) => [1, 0, mib << 20, 0, 0],
-            Self::Upload(mib) => [1, mib << 20, 0, 0, 0],
-            Self::PausedDownload(mib, pause) => [1, 0, mib << 20, millis(pause), 0],
-            Self::PausedUpload(mib, pause) => [1, mib << 20, 0, 0, millis(pause)],
-            Self::Requests(count) => [count, 0, 0, 0, 0],
+            Self::Download(mib) => [1, 1, 0, mib << 20, 0, 0],
+            Self::Upload(mib) => [1, 1, mib << 20, 0, 0, 0],
+            Self::PausedDownload(mib, pause) => [1, 1, 0, mib << 20, millis(pause), 0],
+            Self::PausedUpload(mib, pause) => [1, 1, mib << 20, 0, 0, millis(pause)],
+            Self::Requests(count, at_once) => [count, at_once, 0, 0, 0, 0],
         }
     }
 }
@@ -109,8 +124,8 @@ const fn bulk(
 const FEW: &[(&str, &str)] = &[
     ("no faults", "loss=0"),
     ("1 % lost", "loss=100"),
-    ("200 Mbit/s, 20 ms", "delay=10000 rate=200 queue=524288"),
-    ("200 Mbit/s, 20 ms, 1 % lost", "delay=10000 rate=200 queue=524288 loss=100"),
+    ("1 Gbit/s, 20 ms", "delay=10000 rate=1000 queue=2621440"),
+    ("1 Gbit/s, 20 ms, 1 % lost", "delay=10000 rate=1000 queue=2621440 loss=100"),
 ];
 
 /// All rows.
@@ -137,7 +152,10 @@ pub(super) fn all(is_quick: bool) -> Vec<Case> {
         }
     }
     for &(link, faults) in few {
-        cases.push(Case { link, faults, work: Work::Requests(requests), rounds: 1 });
+        for at_once in [50, requests] {
+            let work = Work::Requests(requests, at_once);
+            cases.push(Case { link, faults, work, rounds: 1 });
+        }
     }
     cases
 }

@@ -17,8 +17,9 @@ use crate::work::{Pattern, Request, VERDICT_LEN};
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
-    /// Requests in all, all at once.
+    /// Requests in all, and how many of them at once.
     count: u64,
+    at_once: u64,
     /// Bytes of each, away from the client and towards it; 0 of both: 1 to 64 KiB, other ones for each request.
     up: u64,
     down: u64,
@@ -30,15 +31,15 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Reads numbers: count, up, down, pauses and patience in milliseconds.
+    /// Reads numbers: how many and how many at once, bytes up and down, pauses and patience in milliseconds.
     pub(crate) fn decode(words: &[&str]) -> Result<Self, Box<dyn Error>> {
         let numbers: Result<Vec<u64>, _> = words.iter().map(|word| word.parse()).collect();
-        let &[count, up, down, client_pause, server_pause, stall] = &numbers?[..] else {
-            return Err("ask takes an address and six numbers".into());
+        let &[count, at_once, up, down, client_pause, server_pause, stall] = &numbers?[..] else {
+            return Err("ask takes an address and seven numbers".into());
         };
         let millis = Duration::from_millis;
         let (client_pause, server_pause) = (millis(client_pause), millis(server_pause));
-        Ok(Self { count, up, down, client_pause, server_pause, stall: millis(stall) })
+        Ok(Self { count, at_once, up, down, client_pause, server_pause, stall: millis(stall) })
     }
 
     fn request(&self, index: u64) -> Request {
@@ -91,16 +92,18 @@ pub(crate) fn run(server: SocketAddr, plan: &Plan) -> Result<(), Box<dyn Error>>
     let mut block = vec![0; 256 << 10];
     let began = clock.now();
     let mut conns = BTreeMap::new();
-    for index in 0..plan.count {
-        let token = usize::try_from(index)?;
-        let mut asking = Asking::new(clock.now(), server, plan.request(index))?;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        poll.registry().register(&mut asking.stream, Token(token), interest)?;
-        conns.insert(token, asking);
-    }
+    let mut next = 0;
     let (mut took, mut longest_gap, mut bytes) = (Vec::new(), Duration::ZERO, 0);
     let mut looked = clock.now();
-    while !conns.is_empty() {
+    while next < plan.count || !conns.is_empty() {
+        while next < plan.count && (conns.len() as u64) < plan.at_once {
+            let token = usize::try_from(next)?;
+            let mut asking = Asking::new(clock.now(), server, plan.request(next))?;
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            poll.registry().register(&mut asking.stream, Token(token), interest)?;
+            conns.insert(token, asking);
+            next += 1;
+        }
         poll.poll(&mut events, Some(LOOK)).or_else(|error| match error.kind() {
             io::ErrorKind::Interrupted => Ok(()),
             _ => Err(error),

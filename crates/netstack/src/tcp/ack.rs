@@ -141,11 +141,28 @@ impl Tcb {
         }
         if let Some(rtt) = said.delivered.rtt {
             self.rtt.measure(rtt);
-        } else if let Some(timestamps) = header.options.timestamps.filter(|_| said.advanced > 0) {
-            let millis = self.timestamp(now).wrapping_sub(timestamps.echo);
-            if timestamps.echo != 0 && millis < ECHO_AGE_MILLIS_MAX {
-                self.rtt.measure(Duration::from_millis(u64::from(millis)));
-            }
+        } else if said.advanced > 0 {
+            self.measure_by_echo(now, header);
+        }
+    }
+
+    /// Measures the round trip of the handshake. When our segment was sent again only an echo of the last one tells which is
+    /// answered (Karn); an older one may be what the peer knew before.
+    pub(super) fn measure_handshake(&mut self, now: Instant, header: &Header) {
+        let echo = header.options.timestamps.map_or(0, |theirs| theirs.echo);
+        let last = self.timestamp(self.rto_from);
+        if self.retries == 0 {
+            self.rtt.measure(now.saturating_since(self.rto_from));
+        } else if echo.wrapping_sub(last).cast_signed() >= 0 {
+            self.measure_by_echo(now, header);
+        }
+    }
+
+    fn measure_by_echo(&mut self, now: Instant, header: &Header) {
+        let Some(theirs) = header.options.timestamps.filter(|_| self.timestamps) else { return };
+        let millis = self.timestamp(now).wrapping_sub(theirs.echo);
+        if theirs.echo != 0 && millis < ECHO_AGE_MILLIS_MAX {
+            self.rtt.measure(Duration::from_millis(u64::from(millis)));
         }
     }
 

@@ -156,9 +156,7 @@ impl Tcb {
             shared.send_reset(&self.path(shared), &reset, device);
             return false;
         }
-        if self.retries == 0 {
-            self.rtt.measure(now.saturating_since(self.rto_from));
-        }
+        self.measure_handshake(now, header);
         self.open(now, arrival, shared);
         true
     }
@@ -255,6 +253,9 @@ impl Tcb {
     ) {
         let (seq, flags) = (arrival.header.seq, arrival.header.flags);
         let result = if self.state == State::SynReceived && flags.has(Flags::SYN) {
+            // Which of ours is acknowledged then is not known any more (Karn).
+            self.retries = self.retries.max(1);
+            self.take_timestamp(now, &arrival.header);
             self.send_syn(now, shared, device)
         } else if arrival.seq_len() > 0 && arrival.end().le(self.rcv_nxt) {
             let text_end = seq + u32::try_from(arrival.payload.len()).expect("part of a frame");
@@ -332,9 +333,7 @@ impl Tcb {
         self.heard(now);
         self.take_syn(now, header, shared);
         if has_ack {
-            if self.retries == 0 {
-                self.rtt.measure(now.saturating_since(self.rto_from));
-            }
+            self.measure_handshake(now, header);
             self.open(now, arrival, shared);
             // Text that came with the SYN is left to be sent again: that is rare, and it is not acknowledged.
             self.ack_now = true;

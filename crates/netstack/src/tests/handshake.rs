@@ -1,12 +1,15 @@
 //! Connections begin and end between two stacks (RFC 9293 3.5, 3.6).
 
+use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
 use super::link::Faults;
-use super::pair::{PORT, Pair, Stream, address};
+use super::pair::{PORT, Pair, Stream, address, config};
+use super::script::{IRS, Script, all_options};
 use super::stream::bytes;
 use crate::Cause;
+use crate::wire::tcp::{Flags, Header, Options, Timestamps};
 
 #[test]
 fn a_connection_opens_carries_data_both_ways_and_ends() {
@@ -64,6 +67,34 @@ fn two_stacks_may_connect_to_each_other_at_once() {
             assert!(pair.hosts[host].stack.stats().segments_sent < 40, "no loop");
         }
     }
+}
+
+#[test]
+fn a_repeated_handshake_is_measured_by_its_last_timestamps() {
+    // RFC 6298 3 (Karn), RFC 7323 4.1 and 4.3.
+    let mut script = Script::listening(config(0));
+    script.timestamps = true;
+    let at = |value, echo| {
+        let timestamps = Some(Timestamps { value, echo });
+        Options { timestamps, ..all_options() }
+    };
+    let mut answers = Vec::new();
+    for (value, wait) in [(100, 900), (1_000, 50)] {
+        let syn = Header { options: at(value, 0), seq: IRS, ..script.header(Flags::SYN) };
+        script.send_header(syn, b"");
+        let answer = script.expect_one().header;
+        let theirs = answer.options.timestamps.expect("they were offered");
+        assert_eq!(theirs.echo, value, "of the SYN that is answered");
+        answers.push((answer.seq, theirs.value));
+        script.wait(Duration::from_millis(wait));
+    }
+    let (iss, ours) = answers[1];
+    (script.seq, script.ack) = (IRS + 1, iss + 1);
+    let ack = Header { options: at(1_050, ours), ..script.header(Flags::ACK) };
+    script.send_header(ack, b"");
+    script.conn = script.host.accepted.pop().expect("it is open");
+    let tcb = script.host.stack.tcb(script.conn).expect("it is open");
+    assert_eq!(tcb.srtt(), Duration::from_millis(50));
 }
 
 #[test]

@@ -91,6 +91,24 @@ proptest! {
     }
 }
 
+#[test]
+fn no_repeated_handshake_leaves_a_server_with_a_wrong_round_trip_time() {
+    // RFC 6298 3 (Karn): else the first time-outs are seconds long.
+    let mut repeated = 0;
+    for seed in 0..500 {
+        let delay = Duration::from_micros(100);
+        let faults = Faults { seed: seed * 7_919, loss_permille: 200, delay, ..Faults::NONE };
+        let mut pair = Pair::new(faults);
+        let Some((_, conn)) = pair.try_open() else { continue };
+        let stack = &pair.hosts[1].stack;
+        repeated += u32::from(stack.stats().retransmit_timeouts > 0);
+        let rtt = stack.tcb(conn).expect("it is open").rtt;
+        let is_right = rtt.srtt().is_none_or(|srtt| srtt < Duration::from_millis(5));
+        assert!(is_right, "seed {seed}: {rtt:?}");
+    }
+    assert!(repeated > 100, "{repeated}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
