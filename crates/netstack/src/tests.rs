@@ -11,5 +11,6 @@ mod peer;
 mod script;
 mod rules;
 mod recovery;
+mod undo;
 mod pressure;
 mod network;

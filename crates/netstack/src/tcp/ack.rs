@@ -69,6 +69,7 @@ impl Tcb {
         }
         let is_bare = arrival.payload.is_empty() && !header.flags.has(Flags::FIN);
         let advanced = header.ack.since(self.snd_una);
+        tx.flight.handle_echo(self.echoed_before(now, header));
         let mut said = Said {
             delivered: tx.flight.acknowledge(now, header.ack, self.rtt.min()),
             advanced,
@@ -156,6 +157,14 @@ impl Tcb {
         } else if echo.wrapping_sub(last).cast_signed() >= 0 {
             self.measure_by_echo(now, header);
         }
+    }
+
+    /// The end of the millisecond whose timestamp is echoed.
+    fn echoed_before(&self, now: Instant, header: &Header) -> Option<Instant> {
+        let theirs = header.options.timestamps.filter(|_| self.timestamps)?;
+        let age = self.timestamp(now).wrapping_sub(theirs.echo);
+        let millis = (now.as_nanos() / NANOS_PER_MILLI).checked_sub(u64::from(age))?;
+        (age < ECHO_AGE_MILLIS_MAX).then(|| Instant::from_nanos((millis + 1) * NANOS_PER_MILLI))
     }
 
     fn measure_by_echo(&mut self, now: Instant, header: &Header) {
@@ -368,3 +377,4 @@ const REO_WND_MULT_MAX: u8 = 64;
 const REO_WND_PERSIST: u8 = 16;
 /// Echoes older than this are not believed.
 const ECHO_AGE_MILLIS_MAX: u32 = 120_000;
+const NANOS_PER_MILLI: u64 = 1_000_000;

@@ -73,6 +73,8 @@ pub(crate) struct Flight {
     sacked: u32,
     lost: u32,
     rack: Rack,
+    /// What was sent from here on is not what the last acknowledgement echoes the time of; `None` without timestamps.
+    echoed_before: Option<Instant>,
 }
 
 /// The most recently sent segment that is known to have arrived (RFC 8985 5.2).
@@ -165,6 +167,11 @@ impl Flight {
         }
     }
 
+    /// The acknowledgement that is taken next echoes a time before `instant`.
+    pub(crate) const fn handle_echo(&mut self, instant: Option<Instant>) {
+        self.echoed_before = instant;
+    }
+
     /// Everything before `ack` arrived.
     pub(crate) fn acknowledge(&mut self, now: Instant, ack: Seq, min_rtt: Duration) -> Delivered {
         let mut delivered = Delivered::default();
@@ -242,8 +249,10 @@ impl Flight {
         }
         self.rack.fack =
             Some(self.rack.fack.map_or_else(|| sent.end(), |fack| fack.max(sent.end())));
-        // What arrives sooner than any round trip is the original, not what was sent again.
-        if sent.retransmitted && rtt < min_rtt {
+        // What arrives sooner than any round trip is the original, not what was sent again; likewise when the echo is older
+        // than that.
+        let is_older = self.echoed_before.is_some_and(|instant| sent.sent_at >= instant);
+        if sent.retransmitted && (rtt < min_rtt || is_older) {
             return;
         }
         if sent.is_after(self.rack.sent_at, self.rack.end) || self.rack.rtt.is_zero() {
