@@ -13,6 +13,7 @@ use crate::wire::tcp::{Flags, Header, Options, Timestamps};
 
 #[test]
 fn a_connection_opens_carries_data_both_ways_and_ends() {
+    // RFC 9293 3.5, figure 6; 3.6, figure 12.
     let mut pair = Pair::new(Faults::NONE);
     let (conn, other) = pair.open();
     let (ours, theirs) = (pair.hosts[0].stream(conn), b"hello".to_vec());
@@ -33,6 +34,65 @@ fn a_connection_opens_carries_data_both_ways_and_ends() {
     }
     assert!(pair.hosts.iter().any(|host| host.stack.time_wait_count() == 1));
     assert!(pair.run_until(|pair| pair.hosts.iter().all(|host| host.stack.time_wait_count() == 0)));
+}
+
+#[test]
+fn only_what_was_offered_is_agreed_on() {
+    // RFC 9293 3.5 and 3.7.1, RFC 7323 1.3, RFC 2018 2.
+    let timestamps = Some(Timestamps { value: 7, echo: 0 });
+    let everything = Options { window_scale: Some(3), timestamps, ..all_options() };
+    for offered in [everything, all_options(), Options { mss: Some(900), ..Options::default() }] {
+        let mut script = Script::listening(config(0));
+        let syn = Header { options: offered, seq: IRS, ..script.header(Flags::SYN) };
+        script.send_header(syn, b"");
+        let answer = script.expect_one().header;
+        assert_eq!((answer.flags, answer.ack), (Flags::SYN.with(Flags::ACK), IRS + 1));
+        assert_eq!(answer.options.mss, Some(1460));
+        assert_eq!(answer.options.window_scale.is_some(), offered.window_scale.is_some());
+        assert_eq!(answer.options.sack_permitted, offered.sack_permitted);
+        let echoed = answer.options.timestamps.map(|theirs| theirs.echo);
+        assert_eq!(echoed, offered.timestamps.map(|theirs| theirs.value));
+    }
+}
+
+#[test]
+fn a_lost_answer_to_a_syn_is_repeated_with_time_outs_that_double() {
+    // RFC 6298 2.1 and 5.5, RFC 9293 3.8.3.
+    let mut script = Script::listening(config(0));
+    let syn = Header { options: all_options(), seq: IRS, ..script.header(Flags::SYN) };
+    script.send_header(syn, b"");
+    let first = script.expect_one();
+    let mut last = script.now;
+    for seconds in [1, 2, 4, 8, 16] {
+        let mut seen = Vec::new();
+        while seen.is_empty() {
+            let next = script.host.stack.poll_timeout().expect("a timer is set");
+            script.wait(next - script.now);
+            seen = script.seen();
+        }
+        assert_eq!(seen, [first.clone()]);
+        let gap = script.now - last;
+        assert!(gap.abs_diff(Duration::from_secs(seconds)) < Duration::from_millis(5), "{gap:?}");
+        last = script.now;
+    }
+    script.wait(Duration::from_secs(33));
+    assert_eq!(script.host.stack.conn_count(), 0);
+    assert!(script.host.accepted.is_empty());
+}
+
+#[test]
+fn a_reset_ends_an_opening_of_which_nobody_was_told() {
+    // RFC 9293 3.10.7.4, second; RFC 5961 3.2.
+    for (offset, ends) in [(0, true), (1, false)] {
+        let mut script = Script::listening(config(0));
+        let syn = Header { options: all_options(), seq: IRS, ..script.header(Flags::SYN) };
+        script.send_header(syn, b"");
+        script.expect_one();
+        let reset = Header { seq: IRS + 1 + offset, ..script.header(Flags::RST) };
+        script.send_header(reset, b"");
+        assert_eq!(script.host.stack.conn_count(), usize::from(!ends));
+        assert!(script.host.streams.is_empty());
+    }
 }
 
 #[test]

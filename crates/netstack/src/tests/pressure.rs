@@ -54,6 +54,7 @@ fn beyond_the_backlog_a_cookie_remembers_the_connection() {
 
 #[test]
 fn a_forged_or_late_cookie_opens_nothing() {
+    // RFC 4987 3.6.
     for (offset, seconds) in [(1, 0), (0, 300)] {
         let mut script = flooded();
         let syn = script.header(Flags::SYN);
@@ -70,6 +71,7 @@ fn a_forged_or_late_cookie_opens_nothing() {
 
 #[test]
 fn connections_that_are_never_finished_make_room_after_a_while() {
+    // RFC 4987 3.3, RFC 9293 3.8.3.
     let mut script = flooded();
     script.wait(Duration::from_secs(70));
     assert_eq!(script.host.stack.conn_count(), 0);
@@ -219,6 +221,7 @@ fn finished_connections_beyond_the_limit_are_forgotten() {
 
 #[test]
 fn a_peer_that_is_not_there_is_given_up() {
+    // RFC 9293 3.8.3.
     let mut pair = Pair::new(Faults { loss_permille: 1_000, ..Faults::NONE });
     let conn = pair.connect();
     assert!(pair.run_until(|pair| pair.hosts[0].streams[&conn].closed == Some(Cause::TimedOut)));

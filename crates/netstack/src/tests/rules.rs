@@ -106,6 +106,7 @@ fn every_second_full_segment_is_acknowledged_at_once_and_a_lone_one_after_a_whil
 
 #[test]
 fn an_answer_carries_the_acknowledgement() {
+    // RFC 9293 3.8.6.3.
     let mut script = Script::established();
     script.send(Flags::ACK, b"ping");
     script.write(b"pong");
@@ -143,6 +144,7 @@ fn old_timestamps_are_refused_unless_they_are_ancient() {
 
 #[test]
 fn an_application_that_is_done_is_told_nothing_more() {
+    // RFC 9293 3.6.
     let mut script = Script::established();
     let gap = Header { seq: script.seq + 3, ..script.header(Flags::ACK) };
     script.send_header(gap, b"later");
@@ -336,6 +338,7 @@ fn idle_peers_are_probed_and_given_up() {
 
 #[test]
 fn a_closed_connection_takes_what_still_comes_and_lingers_no_longer_than_allowed() {
+    // RFC 9293 3.6.1, RFC 1122 4.2.2.13.
     let mut script = Script::established();
     let (now, conn) = (script.now, script.conn);
     script.host.stack.close(now, conn);
