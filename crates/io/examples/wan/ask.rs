@@ -104,10 +104,10 @@ pub(crate) fn run(server: SocketAddr, plan: &Plan) -> Result<(), Box<dyn Error>>
             conns.insert(token, asking);
             next += 1;
         }
-        poll.poll(&mut events, Some(LOOK)).or_else(|error| match error.kind() {
-            io::ErrorKind::Interrupted => Ok(()),
-            _ => Err(error),
-        })?;
+        match poll.poll(&mut events, Some(LOOK)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
+            Ok(()) | Err(_) => {}
+        }
         let now = clock.now();
         let mut ready: Vec<usize> = events.iter().map(|event| event.token().0).collect();
         if now - looked >= LOOK {

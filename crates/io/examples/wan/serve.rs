@@ -46,7 +46,7 @@ pub(crate) fn run(address: SocketAddr) -> Result<(), Box<dyn Error>> {
         let paused = conns.values().filter_map(|conn: &Conn| conn.session.paused_until).min();
         match poll.poll(&mut events, paused.map(|until| until - now)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
-            _ => {}
+            Ok(()) | Err(_) => {}
         }
         let now = clock.now();
         let mut ready: Vec<usize> = events.iter().map(|event| event.token().0).collect();

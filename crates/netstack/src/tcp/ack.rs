@@ -199,7 +199,8 @@ impl Tcb {
         let duplicate =
             said.duplicate.filter(|block| resent.is_some_and(|resent| resent.covers(*block)));
         let is_overtaken = undo.is_overtaken(self.snd_una, said.echo);
-        if !is_overtaken && !(duplicate.is_some() && undo.handle_duplicate()) {
+        let was_for_nothing = is_overtaken || (duplicate.is_some() && undo.handle_duplicate());
+        if !was_for_nothing {
             return;
         }
         shared.stats.recoveries_undone += 1;

@@ -301,10 +301,8 @@ impl Tcb {
 
     /// The greatest window that can be offered.
     const fn whole_window(&self) -> u32 {
-        {
-            let most = (u16::MAX as u32) << self.rcv_scale;
-            if self.rcv_wnd < most { self.rcv_wnd } else { most }
-        }
+        let most = (u16::MAX as u32) << self.rcv_scale;
+        if self.rcv_wnd < most { self.rcv_wnd } else { most }
     }
 
     /// Bytes there is room for.

@@ -61,7 +61,7 @@ fn a_lost_answer_to_a_syn_is_repeated_with_time_outs_that_double() {
     let mut script = Script::listening(config(0));
     let syn = Header { options: all_options(), seq: IRS, ..script.header(Flags::SYN) };
     script.send_header(syn, b"");
-    let first = script.expect_one();
+    let first = [script.expect_one()];
     let mut last = script.now;
     for seconds in [1, 2, 4, 8, 16] {
         let mut seen = Vec::new();
@@ -70,7 +70,7 @@ fn a_lost_answer_to_a_syn_is_repeated_with_time_outs_that_double() {
             script.wait(next - script.now);
             seen = script.seen();
         }
-        assert_eq!(seen, [first.clone()]);
+        assert_eq!(seen, first);
         let gap = script.now - last;
         assert!(gap.abs_diff(Duration::from_secs(seconds)) < Duration::from_millis(5), "{gap:?}");
         last = script.now;
