@@ -132,7 +132,7 @@ const FEW: &[(&str, &str)] = &[
 pub(super) fn all(is_quick: bool) -> Vec<Case> {
     let mut cases = Vec::new();
     let (pause, requests, few) = if is_quick {
-        (Duration::from_secs(2), 500, &FEW[..2])
+        (Duration::from_secs(1), 500, &FEW[..2])
     } else {
         (Duration::from_secs(10), 10_000, FEW)
     };

@@ -11,7 +11,6 @@ use super::input::Arrival;
 use super::recovery::Phase;
 use super::send_queue::SendQueue;
 use super::tcb::Tcb;
-use super::undo::Undo;
 use crate::event::Event;
 use crate::seq::Seq;
 use crate::shared::Shared;
@@ -159,12 +158,13 @@ impl Tcb {
         }
     }
 
-    /// The end of the millisecond whose timestamp is echoed.
-    fn echoed_before(&self, now: Instant, header: &Header) -> Option<Instant> {
-        let theirs = header.options.timestamps.filter(|_| self.timestamps)?;
-        let age = self.timestamp(now).wrapping_sub(theirs.echo);
-        let millis = (now.as_nanos() / NANOS_PER_MILLI).checked_sub(u64::from(age))?;
-        (age < ECHO_AGE_MILLIS_MAX).then(|| Instant::from_nanos((millis + 1) * NANOS_PER_MILLI))
+    /// The end of the millisecond whose timestamp is echoed, [`Instant::ZERO`] if none is that can be believed.
+    fn echoed_before(&self, now: Instant, header: &Header) -> Instant {
+        let theirs = header.options.timestamps.filter(|_| self.timestamps);
+        let age = theirs.map(|theirs| self.timestamp(now).wrapping_sub(theirs.echo));
+        let Some(age) = age.filter(|age| *age < ECHO_AGE_MILLIS_MAX) else { return Instant::ZERO };
+        let millis = (now.as_nanos() / NANOS_PER_MILLI + 1).saturating_sub(u64::from(age));
+        Instant::from_nanos(millis * NANOS_PER_MILLI)
     }
 
     fn measure_by_echo(&mut self, now: Instant, header: &Header) {
@@ -179,13 +179,12 @@ impl Tcb {
     /// and 4).
     fn note_reordering(&mut self, tx: &mut SendQueue, said: &Said, shared: &mut Shared) {
         self.reordering_seen |= said.delivered.reordered;
-        let recovery = &mut tx.recovery;
-        recovery.duplicates_until = recovery.duplicates_until.filter(|end| self.snd_una.lt(*end));
         let Some(duplicate) = said.duplicate else { return };
         shared.stats.duplicate_sacks_received += 1;
-        let is_ours = recovery.resent.is_some_and(|resent| resent.covers(duplicate));
-        if is_ours && recovery.duplicates_until.is_none() {
-            recovery.duplicates_until = Some(self.snd_nxt);
+        let Some(doubt) = tx.recovery.doubt().filter(|doubt| doubt.concerns(duplicate)) else {
+            return;
+        };
+        if doubt.begins_round(self.snd_una, self.snd_nxt) {
             self.reo_wnd_mult = self.reo_wnd_mult.saturating_add(1).min(REO_WND_MULT_MAX);
             self.reo_wnd_persist = REO_WND_PERSIST;
         }
@@ -194,22 +193,23 @@ impl Tcb {
     /// Takes a reduction back that was for nothing (RFC 4015 3.2): the window is what it was, and what was thought to be
     /// lost is on its way.
     fn take_back(&mut self, tx: &mut SendQueue, said: &Said, shared: &mut Shared) {
-        let Some(undo) = &mut tx.recovery.undo else { return };
-        let resent = tx.recovery.resent;
-        let duplicate =
-            said.duplicate.filter(|block| resent.is_some_and(|resent| resent.covers(*block)));
+        let Some(doubt) = tx.recovery.doubt() else { return };
+        let is_duplicate = said.duplicate.is_some_and(|duplicate| doubt.concerns(duplicate));
+        let Some(undo) = &mut doubt.undo else { return };
         let is_overtaken = undo.is_overtaken(self.snd_una, said.echo);
-        let was_for_nothing = is_overtaken || (duplicate.is_some() && undo.handle_duplicate());
-        if !was_for_nothing {
+        let is_all = is_duplicate && undo.handle_duplicate();
+        if !is_overtaken && !is_all {
             return;
         }
         shared.stats.recoveries_undone += 1;
         let cwnd = self.congestion.cwnd;
         self.congestion = undo.before;
         self.congestion.cwnd = self.congestion.cwnd.max(cwnd);
-        (tx.recovery.phase, tx.recovery.undo, tx.recovery.dup_acks) = (Phase::Open, None, 0);
+        doubt.undo = None;
+        // A time-out for nothing tells of a delay, not of the order.
+        self.reordering_seen |= tx.recovery.phase != Phase::Loss;
+        (tx.recovery.phase, tx.recovery.dup_acks) = (Phase::Open, 0);
         tx.flight.find_again();
-        self.reordering_seen = true;
     }
 
     /// How long a segment may stay behind one sent after it without being lost (RFC 8985 6.2 step 4).
@@ -328,15 +328,10 @@ impl Tcb {
         let flight_bytes = tx.flight.bytes();
         tx.recovery.begin(Phase::Recovery, self.snd_nxt, flight_bytes);
         tx.recovery.probe = None;
-        self.remember(tx);
+        tx.recovery.begin_doubt().handle_reduction(self.congestion);
         self.congestion.reduce(shared.config.congestion, flight_bytes, self.mss);
         let (pipe, mss) = (tx.pipe(self.mss), u32::from(self.mss));
         self.congestion.cwnd = tx.recovery.window(0, pipe, self.congestion.ssthresh, mss, false);
-    }
-
-    /// Keeps what a reduction changes, in case it is for nothing.
-    const fn remember(&self, tx: &mut SendQueue) {
-        (tx.recovery.undo, tx.recovery.resent) = (Some(Undo::new(self.congestion)), None);
     }
 
     /// The retransmission timer expired, or the receiver took back what it had: begin again from `snd_una`.
@@ -348,10 +343,10 @@ impl Tcb {
             shared.stats.sack_reneged += 1;
         }
         if tx.recovery.phase == Phase::Open {
-            self.remember(tx);
+            tx.recovery.begin_doubt().handle_reduction(self.congestion);
         } else if tx.recovery.phase == Phase::Recovery {
             // There was more to it than one reduction.
-            tx.recovery.undo = None;
+            tx.recovery.begin_doubt().undo = None;
         }
         // A second expiry for the same data does not shrink the threshold again (RFC 5681 3.1).
         if self.retries <= 1 && tx.recovery.phase != Phase::Loss {

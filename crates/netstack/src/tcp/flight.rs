@@ -73,8 +73,9 @@ pub(crate) struct Flight {
     sacked: u32,
     lost: u32,
     rack: Rack,
-    /// What was sent from here on is not what the last acknowledgement echoes the time of; `None` without timestamps.
-    echoed_before: Option<Instant>,
+    /// What was sent from here on is not what the last acknowledgement echoes the time of; [`Instant::ZERO`] without
+    /// timestamps.
+    echoed_before: Instant,
 }
 
 /// The most recently sent segment that is known to have arrived (RFC 8985 5.2).
@@ -168,7 +169,7 @@ impl Flight {
     }
 
     /// The acknowledgement that is taken next echoes a time before `instant`.
-    pub(crate) const fn handle_echo(&mut self, instant: Option<Instant>) {
+    pub(crate) const fn handle_echo(&mut self, instant: Instant) {
         self.echoed_before = instant;
     }
 
@@ -251,7 +252,7 @@ impl Flight {
             Some(self.rack.fack.map_or_else(|| sent.end(), |fack| fack.max(sent.end())));
         // What arrives sooner than any round trip is the original, not what was sent again; likewise when the echo is older
         // than that.
-        let is_older = self.echoed_before.is_some_and(|instant| sent.sent_at >= instant);
+        let is_older = self.echoed_before > Instant::ZERO && sent.sent_at >= self.echoed_before;
         if sent.retransmitted && (rtt < min_rtt || is_older) {
             return;
         }

@@ -159,7 +159,7 @@ impl Tcb {
         tx.recovery.handle_sent(seq_len);
         if let Some(index) = piece.index {
             tx.flight.resent(index, now);
-            tx.recovery.handle_resent(piece.seq, piece.seq + seq_len, timestamp);
+            tx.recovery.begin_doubt().handle_resent(piece.seq, piece.seq + seq_len, timestamp);
             shared.stats.retransmits += 1;
             if index == 0 {
                 // The timer waits for this one now (RFC 6675 6).

@@ -1,14 +1,16 @@
 //! Making losses good: when to reduce the window, what may be sent meanwhile (proportional rate reduction, RFC 6937), loss
 //! probes (RFC 8985 7).
 
+use alloc::boxed::Box;
+
 use tengate_base::Instant;
 
 use super::hystart::SlowStart;
-use super::undo::{Resent, Undo};
+use super::undo::Doubt;
 use crate::seq::Seq;
 
 /// Where a connection stands. It exists only while something is in flight.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Recovery {
     pub(crate) phase: Phase,
     /// `snd_nxt` when the phase began: it ends when that is acknowledged.
@@ -27,12 +29,8 @@ pub(crate) struct Recovery {
     pub(crate) probe_from: Instant,
     /// How the first slow start goes.
     pub(crate) slow_start: SlowStart,
-    /// How to take the last reduction back.
-    pub(crate) undo: Option<Undo>,
-    /// Where what was sent again since then lies.
-    pub(crate) resent: Option<Resent>,
-    /// Reports of duplicates count again when this is acknowledged (`RACK.dsack_round`).
-    pub(crate) duplicates_until: Option<Seq>,
+    /// What may turn out to have been for nothing.
+    doubt: Option<Box<Doubt>>,
 }
 
 /// Phases of a sender.
@@ -56,15 +54,14 @@ impl Recovery {
         (self.prr_delivered, self.prr_out) = (0, 0);
     }
 
-    /// Notes what was sent again, at this time of our timestamp clock.
-    pub(crate) fn handle_resent(&mut self, start: Seq, end: Seq, timestamp: u32) {
-        match &mut self.resent {
-            Some(resent) => resent.extend(start, end),
-            None => self.resent = Some(Resent::new(start, end)),
-        }
-        if let Some(undo) = &mut self.undo {
-            undo.handle_resent(start, timestamp);
-        }
+    /// What is doubtful, if something is.
+    pub(crate) fn doubt(&mut self) -> Option<&mut Doubt> {
+        self.doubt.as_deref_mut()
+    }
+
+    /// The same, from now on.
+    pub(crate) fn begin_doubt(&mut self) -> &mut Doubt {
+        self.doubt.get_or_insert_default()
     }
 
     /// Notes what was sent.

@@ -4,7 +4,50 @@
 use super::congestion::Congestion;
 use crate::seq::Seq;
 
-/// The last reduction, as long as something is in flight.
+/// What is doubtful while something is in flight: allocated when something is lost, or seems to be.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Doubt {
+    /// How to take the last reduction back.
+    pub(crate) undo: Option<Undo>,
+    /// Where what was sent again since then lies.
+    resent: Option<Resent>,
+    /// Reports of duplicates widen the reordering window again when this is acknowledged (`RACK.dsack_round`).
+    duplicates_until: Option<Seq>,
+}
+
+impl Doubt {
+    /// The window is about to shrink from this.
+    pub(crate) fn handle_reduction(&mut self, before: Congestion) {
+        (self.undo, self.resent) = (Some(Undo::new(before)), None);
+    }
+
+    /// A segment was sent again, at this time of our timestamp clock.
+    pub(crate) fn handle_resent(&mut self, start: Seq, end: Seq, timestamp: u32) {
+        match &mut self.resent {
+            Some(resent) => resent.extend(start, end),
+            None => self.resent = Some(Resent { start, end }),
+        }
+        if let Some(undo) = &mut self.undo {
+            undo.handle_resent(start, timestamp);
+        }
+    }
+
+    /// Whether a report of a duplicate is of what was sent again. Others are the network's doing.
+    pub(crate) fn concerns(&self, duplicate: (Seq, Seq)) -> bool {
+        self.resent.is_some_and(|resent| resent.covers(duplicate))
+    }
+
+    /// Such a report came, with `una` and `nxt` as they are: is it the first of its round (RFC 8985 6.2 step 4)?
+    pub(crate) fn begins_round(&mut self, una: Seq, nxt: Seq) -> bool {
+        let is_first = self.duplicates_until.is_none_or(|end| una.ge(end));
+        if is_first {
+            self.duplicates_until = Some(nxt);
+        }
+        is_first
+    }
+}
+
+/// The last reduction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Undo {
     /// What was before it.
@@ -15,36 +58,31 @@ pub(crate) struct Undo {
     doubtful: u32,
 }
 
-/// The range of numbers that segments sent again lie in; only reports of duplicates within it tell something of them, others
-/// are the network's doing.
+/// The range of numbers that segments sent again lie in.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Resent {
+struct Resent {
     start: Seq,
     end: Seq,
 }
 
 impl Resent {
-    pub(crate) const fn new(start: Seq, end: Seq) -> Self {
-        Self { start, end }
-    }
-
     /// Takes in one more segment.
-    pub(crate) fn extend(&mut self, start: Seq, end: Seq) {
+    fn extend(&mut self, start: Seq, end: Seq) {
         (self.start, self.end) = (self.start.min(start), self.end.max(end));
     }
 
-    pub(crate) fn covers(&self, (start, end): (Seq, Seq)) -> bool {
+    fn covers(&self, (start, end): (Seq, Seq)) -> bool {
         start.ge(self.start) && end.le(self.end)
     }
 }
 
 impl Undo {
-    pub(crate) const fn new(before: Congestion) -> Self {
+    const fn new(before: Congestion) -> Self {
         Self { before, first: None, doubtful: 0 }
     }
 
     /// Notes that a segment was sent again, at this time of our timestamp clock.
-    pub(crate) const fn handle_resent(&mut self, seq: Seq, timestamp: u32) {
+    const fn handle_resent(&mut self, seq: Seq, timestamp: u32) {
         self.doubtful += 1;
         if self.doubtful == 1 {
             self.first = Some((seq, timestamp));
