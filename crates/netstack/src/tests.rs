@@ -12,5 +12,6 @@ mod script;
 mod rules;
 mod recovery;
 mod undo;
+mod goodput;
 mod pressure;
 mod network;

@@ -97,8 +97,10 @@ impl Congestion {
         self.credit = 0;
     }
 
-    /// The connection was silent for longer than its time-out: what was known is stale (RFC 5681 4.1).
+    /// The connection was silent for longer than its time-out: what was known is stale (RFC 5681 4.1), but it tells where slow
+    /// start may end (RFC 2861 3).
     pub(crate) fn restart(&mut self, mss: u16) {
+        self.ssthresh = self.ssthresh.max(self.cwnd - self.cwnd / 4);
         self.cwnd = self.cwnd.min(initial_window(mss));
         self.epoch = Instant::ZERO;
     }
@@ -210,6 +212,16 @@ mod tests {
             congestion.handle_ack(control, Instant::ZERO, u32::from(MSS), MSS, RTT);
         }
         assert!(congestion.cwnd.abs_diff(51 * u32::from(MSS)) < 50, "{}", congestion.cwnd);
+    }
+
+    #[test]
+    fn an_idle_sender_begins_anew_and_remembers_three_quarters_of_its_window() {
+        // RFC 2861 3, RFC 5681 4.1.
+        let mut congestion = after_loss(CongestionControl::Cubic, 100);
+        congestion.cwnd = 400 * u32::from(MSS);
+        congestion.restart(MSS);
+        assert_eq!(congestion.cwnd, 14_600);
+        assert_eq!(congestion.ssthresh, 300 * u32::from(MSS));
     }
 
     #[test]
