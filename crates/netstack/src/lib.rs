@@ -25,7 +25,7 @@
 //! Ethernet with or without one VLAN tag; ARP; IPv4; IPv6 with neighbour discovery (RFC 4861); ICMP echo, path MTU and unreachable; TCP with the rules of RFC 9293,
 //! 5961, 6528, 6691, 7323 and 1337, selective acknowledgements both ways (RFC 2018, 2883), recovery by RACK-TLP (RFC 8985)
 //! with proportional rate reduction (RFC 6937), or NewReno (RFC 6582) with peers that know no SACK, reductions for nothing
-//! taken back (RFC 3522, 4015, 3708), CUBIC (RFC 9438) and NewReno windows, HyStart++ (RFC 9406), receive windows that follow
+//! taken back (RFC 3522, 3708, 4015, 5682), CUBIC (RFC 9438) and NewReno windows, HyStart++ (RFC 9406), receive windows that follow
 //! the rate, SYN cookies, keepalive.
 //!
 //! # What is not
@@ -34,8 +34,8 @@
 //!   two SYNs to it were not answered.
 //! - What ICMP says of a path is kept for that connection only.
 //! - Fragments are dropped; everything is sent with "don't fragment".
-//! - No pacing, no ECN, no F-RTO (RFC 5682: from a peer without timestamps only reports of duplicates tell of a false
-//!   time-out), no path MTU probing without ICMP (RFC 8899), no urgent data.
+//! - No pacing, no ECN, of F-RTO (RFC 5682) not the step that sends new data to find out, no path MTU probing without ICMP
+//!   (RFC 8899), no urgent data.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -193,21 +193,25 @@ impl Tcb {
     /// Takes a reduction back that was for nothing (RFC 4015 3.2): the window is what it was, and what was thought to be
     /// lost is on its way.
     fn take_back(&mut self, tx: &mut SendQueue, said: &Said, shared: &mut Shared) {
+        let (phase, point) = (tx.recovery.phase, tx.recovery.point);
         let Some(doubt) = tx.recovery.doubt() else { return };
         let is_duplicate = said.duplicate.is_some_and(|duplicate| doubt.concerns(duplicate));
         let Some(undo) = &mut doubt.undo else { return };
         let is_overtaken = undo.is_overtaken(self.snd_una, said.echo);
         let is_all = is_duplicate && undo.handle_duplicate();
-        if !is_overtaken && !is_all {
+        // After a time-out data arrives that was not sent again: it was on its way (RFC 5682 3.1, step 3b).
+        let original = said.delivered.original.filter(|_| self.sack && phase == Phase::Loss);
+        let is_late = original.is_some_and(|seq| seq.lt(point));
+        if !is_overtaken && !is_all && !is_late {
             return;
         }
         shared.stats.recoveries_undone += 1;
         let cwnd = self.congestion.cwnd;
         self.congestion = undo.before;
-        self.congestion.cwnd = self.congestion.cwnd.max(cwnd);
         doubt.undo = None;
+        self.congestion.cwnd = self.congestion.cwnd.max(cwnd);
         // A time-out for nothing tells of a delay, not of the order.
-        self.reordering_seen |= tx.recovery.phase != Phase::Loss;
+        self.reordering_seen |= phase != Phase::Loss;
         (tx.recovery.phase, tx.recovery.dup_acks) = (Phase::Open, 0);
         tx.flight.find_again();
     }

@@ -60,6 +60,8 @@ pub(crate) struct Delivered {
     pub(crate) rtt: Option<Duration>,
     /// Whether one that was sent only once arrived behind one with a higher number (RFC 8985 6.2 step 3).
     pub(crate) reordered: bool,
+    /// Where the first of them begins that was sent only once.
+    pub(crate) original: Option<Seq>,
 }
 
 const _: () = assert!(size_of::<Sent>() == 24);
@@ -246,6 +248,7 @@ impl Flight {
         let rtt = now.saturating_since(sent.sent_at);
         if !sent.retransmitted {
             delivered.rtt = Some(rtt);
+            delivered.original = delivered.original.or(Some(sent.seq));
             delivered.reordered |= self.rack.fack.is_some_and(|fack| sent.end().lt(fack));
         }
         self.rack.fack =
@@ -338,8 +341,10 @@ impl Flight {
         self.segments.front().is_some_and(|front| front.mark == Mark::Sacked)
     }
 
-    /// Nothing was lost after all: what was thought so is on its way.
+    /// Nothing was lost after all: what was thought so is on its way. What arrived last may have been an original, so its time
+    /// says nothing of the others.
     pub(crate) fn find_again(&mut self) {
+        self.rack = Rack { fack: self.rack.fack, ..Rack::default() };
         for sent in &mut self.segments {
             if sent.mark == Mark::Lost {
                 sent.mark = Mark::Flying;

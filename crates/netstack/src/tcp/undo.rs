@@ -1,5 +1,6 @@
 //! Taking back what a reduction took, once it is known that nothing was lost: the acknowledgement of the original overtook
-//! what was sent again (Eifel, RFC 3522 and 4015), or all of that arrived twice (RFC 3708, with the reports of RFC 2883).
+//! what was sent again (Eifel, RFC 3522 and 4015), all of that arrived twice (RFC 3708, with the reports of RFC 2883), or
+//! after a time-out data arrives that was not sent again (F-RTO, RFC 5682).
 
 use super::congestion::Congestion;
 use crate::seq::Seq;

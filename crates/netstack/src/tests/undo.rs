@@ -89,6 +89,24 @@ fn a_time_out_for_nothing_is_taken_back() {
 }
 
 #[test]
+fn data_that_arrives_unrepeated_after_a_time_out_takes_it_back_without_timestamps() {
+    // RFC 5682 3.1, step 3b.
+    let mut script = Script::established();
+    let len = 1460;
+    script.write(&bytes(40 * len as usize, 0));
+    assert_eq!(script.seen().len(), 10);
+    let before = script.cwnd();
+    script.wait(Duration::from_millis(600));
+    script.seen();
+    assert!(script.host.stack.stats().retransmit_timeouts > 0 && script.cwnd() < before);
+    // As a receiver says it that acknowledges every second segment.
+    let ack = Header { ack: script.iss + 1 + 2 * len, ..script.header(Flags::ACK) };
+    script.send_header(ack, b"");
+    assert!(script.cwnd() >= before);
+    assert_eq!(script.host.stack.stats().recoveries_undone, 1);
+}
+
+#[test]
 fn repetitions_that_all_arrive_twice_take_the_reduction_back_and_widen_the_reordering_window() {
     // RFC 3708 3, RFC 2883 5, RFC 8985 6.2 step 4.
     let (mut script, _) = ten_in_flight();
