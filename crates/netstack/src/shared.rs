@@ -158,9 +158,3 @@ impl Shared {
 pub(crate) const fn millis(now: Instant) -> u32 {
     (now.as_nanos() / 1_000_000) as u32
 }
-
-/// Microseconds since the origin: they wrap after 71 minutes.
-#[expect(clippy::cast_possible_truncation, reason = "they wrap")]
-pub(crate) const fn micros(now: Instant) -> u32 {
-    (now.as_nanos() / 1_000) as u32
-}

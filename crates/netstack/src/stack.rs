@@ -440,6 +440,12 @@ impl Stack {
         self.shared.is_pedantic = true;
     }
 
+    /// What its connections share, for tests.
+    #[cfg(test)]
+    pub(crate) const fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// A connection, for what is inside this crate.
     #[cfg(test)]
     pub(crate) fn tcb(&self, conn: ConnId) -> Option<&Tcb> {

@@ -15,6 +15,7 @@ pub(crate) mod send_queue;
 pub(crate) mod flight;
 pub(crate) mod recovery;
 pub(crate) mod undo;
+pub(crate) mod reordering;
 pub(crate) mod recv_queue;
 pub(crate) mod window;
 pub(crate) mod congestion;

@@ -178,15 +178,16 @@ impl Tcb {
     /// Widens the reordering window, once for each round in which something was sent again in vain (RFC 8985 6.2 steps 3
     /// and 4).
     fn note_reordering(&mut self, tx: &mut SendQueue, said: &Said, shared: &mut Shared) {
-        self.reordering_seen |= said.delivered.reordered;
+        if said.delivered.reordered {
+            self.reordering.note_seen();
+        }
         let Some(duplicate) = said.duplicate else { return };
         shared.stats.duplicate_sacks_received += 1;
         let Some(doubt) = tx.recovery.doubt().filter(|doubt| doubt.concerns(duplicate)) else {
             return;
         };
         if doubt.begins_round(self.snd_una, self.snd_nxt) {
-            self.reo_wnd_mult = self.reo_wnd_mult.saturating_add(1).min(REO_WND_MULT_MAX);
-            self.reo_wnd_persist = REO_WND_PERSIST;
+            self.reordering.widen();
         }
     }
 
@@ -211,20 +212,22 @@ impl Tcb {
         doubt.undo = None;
         self.congestion.cwnd = self.congestion.cwnd.max(cwnd);
         // A time-out for nothing tells of a delay, not of the order.
-        self.reordering_seen |= phase != Phase::Loss;
+        if phase != Phase::Loss {
+            self.reordering.note_seen();
+        }
         (tx.recovery.phase, tx.recovery.dup_acks) = (Phase::Open, 0);
         tx.flight.find_again();
     }
 
     /// How long a segment may stay behind one sent after it without being lost (RFC 8985 6.2 step 4).
     fn reo_wnd(&self, tx: &SendQueue) -> Duration {
-        if !self.reordering_seen
+        if !self.reordering.is_seen()
             && (tx.recovery.phase != Phase::Open
                 || tx.flight.sacked() >= DUP_THRESH * u32::from(self.mss))
         {
             return Duration::ZERO;
         }
-        (self.rtt.min() * u32::from(self.reo_wnd_mult) / 4).min(self.srtt())
+        (self.rtt.min() * u32::from(self.reordering.multiplier()) / 4).min(self.srtt())
     }
 
     /// The end of a loss probe (RFC 8985 7.4): when it repaired a loss, that loss counts.
@@ -254,10 +257,7 @@ impl Tcb {
                 self.congestion.cwnd = self.congestion.ssthresh;
             }
             (tx.recovery.phase, tx.recovery.dup_acks) = (Phase::Open, 0);
-            self.reo_wnd_persist = self.reo_wnd_persist.saturating_sub(1);
-            if self.reo_wnd_persist == 0 {
-                self.reo_wnd_mult = 1;
-            }
+            self.reordering.handle_recovery_end();
         }
         let (lost, arrived) = if self.sack {
             (self.find_losses(now, tx), said.delivered.bytes)
@@ -371,10 +371,6 @@ impl Tcb {
 
 /// Duplicates that mean a loss (RFC 5681 3.2).
 const DUP_THRESH: u32 = 3;
-/// Greatest `RACK.reo_wnd_mult`; the window is limited by the round trip time anyway.
-const REO_WND_MULT_MAX: u8 = 64;
-/// Recoveries for which a wide window is kept (RFC 8985 6.2 step 4).
-const REO_WND_PERSIST: u8 = 16;
 /// Echoes older than this are not believed.
 const ECHO_AGE_MILLIS_MAX: u32 = 120_000;
 const NANOS_PER_MILLI: u64 = 1_000_000;

@@ -9,6 +9,7 @@ use tengate_base::Instant;
 
 use crate::config::CongestionControl;
 use crate::limits::INITIAL_WINDOW_SEGMENTS;
+use crate::shared::millis;
 
 /// A connection's congestion state.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +26,8 @@ pub(crate) struct Congestion {
     k_millis: u32,
     /// What acknowledged bytes have earned of the next byte of window, in units of 1/cwnd.
     credit: u32,
-    /// When the cubic began, [`Instant::ZERO`] while it has not.
-    epoch: Instant,
+    /// When the cubic began, in milliseconds that wrap after 49 days; 0 while it has not.
+    epoch: u32,
 }
 
 impl Congestion {
@@ -39,7 +40,7 @@ impl Congestion {
             w_est: 0,
             k_millis: 0,
             credit: 0,
-            epoch: Instant::ZERO,
+            epoch: 0,
         }
     }
 
@@ -87,7 +88,7 @@ impl Congestion {
             }
         };
         self.ssthresh = reduced.max(2 * u32::from(mss));
-        self.epoch = Instant::ZERO;
+        self.epoch = 0;
         self.credit = 0;
     }
 
@@ -102,18 +103,19 @@ impl Congestion {
     pub(crate) fn restart(&mut self, mss: u16) {
         self.ssthresh = self.ssthresh.max(self.cwnd - self.cwnd / 4);
         self.cwnd = self.cwnd.min(initial_window(mss));
-        self.epoch = Instant::ZERO;
+        self.epoch = 0;
     }
 
     /// How many bytes the window should grow while a whole window is acknowledged (RFC 9438 4.2 to 4.5).
     fn cubic_growth(&mut self, now: Instant, acked: u32, mss: u16, srtt: Duration) -> u64 {
-        if self.epoch == Instant::ZERO {
+        if self.epoch == 0 {
             self.begin_epoch(now, mss);
         }
         let alpha = if self.w_est < self.w_max { ALPHA_PERMILLE } else { 1000 };
         let reno = u64::from(mss) * alpha * u64::from(acked) / (1000 * u64::from(self.cwnd));
         self.w_est = self.w_est.saturating_add(narrow(reno)).min(WINDOW_MAX);
-        let age = now.saturating_since(self.epoch);
+        let age = millis(now).wrapping_sub(self.epoch).cast_signed();
+        let age = Duration::from_millis(u64::try_from(age).unwrap_or(0));
         if self.cubic_at(age, mss) < u64::from(self.w_est) {
             return u64::from(self.w_est.saturating_sub(self.cwnd)).max(u64::from(mss) / 2);
         }
@@ -122,7 +124,7 @@ impl Congestion {
     }
 
     fn begin_epoch(&mut self, now: Instant, mss: u16) {
-        self.epoch = now;
+        self.epoch = millis(now).max(1);
         self.w_est = self.cwnd;
         self.w_max = self.w_max.max(self.cwnd);
         // K = ∛((W_max − cwnd) / C) seconds, windows in segments.

@@ -41,7 +41,7 @@ impl Tcb {
         while let Some(piece) = self.next_piece(now) {
             self.send_piece(now, piece, shared, device)?;
         }
-        if self.ack_now || self.window_update_is_due() {
+        if self.ack_now || self.window_update_is_due(shared) {
             self.send_ack(now, None, shared, device)?;
         }
         Ok(())
@@ -148,7 +148,7 @@ impl Tcb {
             flags = flags.with(Flags::PSH);
         }
         let mut header = self.header(now, piece.seq, flags);
-        self.offer_window(&mut header);
+        self.offer_window(&mut header, shared);
         let (path, una) = (self.path(shared), self.snd_una);
         let timestamp = self.timestamp(now);
         let Some(tx) = &mut self.tx else { return Ok(()) };
@@ -194,7 +194,7 @@ impl Tcb {
         device: &mut impl Device,
     ) -> Result<(), DeviceFull> {
         let mut header = self.header(now, self.snd_nxt, Flags::ACK);
-        self.offer_window(&mut header);
+        self.offer_window(&mut header, shared);
         if self.sack {
             header.options.sacks = match (&self.rx, duplicate) {
                 (Some(rx), duplicate) => rx.sack_blocks(duplicate),
@@ -222,7 +222,7 @@ impl Tcb {
         device: &mut impl Device,
     ) -> Result<(), DeviceFull> {
         let mut header = self.header(now, self.snd_una - 1, Flags::ACK);
-        self.offer_window(&mut header);
+        self.offer_window(&mut header, shared);
         shared.send(&self.path(shared), &header, &Payload::default(), device)?;
         self.handle_ack_sent(&header);
         Ok(())
@@ -289,9 +289,9 @@ impl Tcb {
 
     /// Puts the window into a header and moves its edge. The edge moves only by a segment or half of the whole window
     /// (RFC 9293 3.8.6.2.2), and never back, but for the rounding of the scale, which peers must bear (RFC 7323 2.4).
-    fn offer_window(&mut self, header: &mut Header) {
-        let edge = self.rcv_nxt + self.receivable();
-        let step = (self.whole_window() / 2).min(u32::from(self.mss));
+    fn offer_window(&mut self, header: &mut Header, shared: &Shared) {
+        let edge = self.rcv_nxt + self.receivable(shared);
+        let step = (self.whole_window(shared) / 2).min(u32::from(self.mss));
         if edge.gt(self.rcv_adv) && edge.since(self.rcv_adv) >= step {
             self.rcv_adv = edge;
         }
@@ -300,24 +300,23 @@ impl Tcb {
     }
 
     /// The greatest window that can be offered.
-    const fn whole_window(&self) -> u32 {
-        let most = (u16::MAX as u32) << self.rcv_scale;
-        if self.rcv_wnd < most { self.rcv_wnd } else { most }
+    pub(crate) fn whole_window(&self, shared: &Shared) -> u32 {
+        self.grown_window(shared).min(u32::from(u16::MAX) << self.rcv_scale)
     }
 
     /// Bytes there is room for.
-    const fn receivable(&self) -> u32 {
-        self.whole_window().saturating_sub(self.rcv_held)
+    fn receivable(&self, shared: &Shared) -> u32 {
+        self.whole_window(shared).saturating_sub(self.rcv_held)
     }
 
     /// Whether the window offered is so small and there is so much room that the peer must be told (RFC 9293 3.8.6.2.2).
     /// While more than that is left, what was freed rides on ordinary acknowledgements.
-    fn window_update_is_due(&self) -> bool {
+    fn window_update_is_due(&self, shared: &Shared) -> bool {
         if !self.state.may_receive() {
             return false;
         }
-        let (offered, whole) = (self.rcv_adv.since(self.rcv_nxt), self.whole_window());
-        let gain = self.receivable().saturating_sub(offered);
+        let (offered, whole) = (self.rcv_adv.since(self.rcv_nxt), self.whole_window(shared));
+        let gain = self.receivable(shared).saturating_sub(offered);
         offered < (whole / 4).min(WINDOW_SMALL)
             && gain > 0
             && gain >= (whole / 2).min(u32::from(self.mss))

@@ -8,14 +8,16 @@ use tengate_base::Instant;
 
 use super::congestion::Congestion;
 use super::recv_queue::RecvQueue;
+use super::reordering::Reordering;
 use super::rtt::Rtt;
 use super::send_queue::SendQueue;
+use super::window::Round;
 use crate::event::Cause;
 use crate::flow::FlowKey;
 use crate::frame::Path;
 use crate::limits::{self, RTO_MIN};
 use crate::seq::Seq;
-use crate::shared::{Shared, micros, millis};
+use crate::shared::{Shared, millis};
 use crate::wire::ethernet::MacAddr;
 use crate::wire::ip;
 use crate::wire::tcp::{self, Flags, Header, Options, Timestamps};
@@ -100,11 +102,7 @@ pub(crate) struct Tcb {
     /// Timestamps (RFC 7323) and selective acknowledgements (RFC 2018) were agreed on.
     pub(crate) timestamps: bool,
     pub(crate) sack: bool,
-    /// Reordering was seen (RFC 8985 6.2 step 3).
-    pub(crate) reordering_seen: bool,
-    /// `RACK.reo_wnd_mult`, and for how many recoveries it is kept (`RACK.reo_wnd_persist`).
-    pub(crate) reo_wnd_mult: u8,
-    pub(crate) reo_wnd_persist: u8,
+    pub(crate) reordering: Reordering,
     /// Retransmissions, or window probes, since the peer last made progress.
     pub(crate) retries: u8,
     /// Keepalive or window probes since the peer last sent anything.
@@ -127,11 +125,9 @@ pub(crate) struct Tcb {
     pub(crate) rcv_adv: Seq,
     /// What was last acknowledged (`Last.ACK.sent` of RFC 7323 4.3).
     pub(crate) rcv_acked: Seq,
-    /// The greatest window offered now; it grows with the rate.
-    pub(crate) rcv_wnd: u32,
-    /// Where the stream was when its rate was last looked at, and when that was, in microseconds that wrap.
-    pub(crate) rcv_round: Seq,
-    pub(crate) rcv_round_at: u32,
+    /// How often the window offered has doubled, and where the stream was when its rate was last looked at.
+    pub(crate) rcv_growth: u8,
+    pub(crate) rcv_round: Round,
     /// Bytes handed over that the application says it still holds.
     pub(crate) rcv_held: u32,
     pub(crate) ts_recent: u32,
@@ -177,9 +173,7 @@ impl Tcb {
             fin_sent: false,
             timestamps: false,
             sack: false,
-            reordering_seen: false,
-            reo_wnd_mult: 1,
-            reo_wnd_persist: 0,
+            reordering: Reordering::NONE,
             retries: 0,
             unanswered: 0,
             snd_scale: 0,
@@ -194,9 +188,8 @@ impl Tcb {
             rcv_nxt: Seq(0),
             rcv_adv: Seq(0),
             rcv_acked: Seq(0),
-            rcv_wnd: config.recv_window_bytes.min(limits::RECV_WINDOW_INITIAL),
-            rcv_round: Seq(0),
-            rcv_round_at: micros(now),
+            rcv_growth: 0,
+            rcv_round: Round::default(),
             rcv_held: 0,
             ts_recent: 0,
             ts_recent_at: millis(now),
@@ -218,7 +211,8 @@ impl Tcb {
     pub(crate) fn take_syn(&mut self, now: Instant, syn: &Header, shared: &Shared) {
         let config = &shared.config;
         self.rcv_nxt = syn.seq + 1;
-        (self.rcv_acked, self.rcv_round) = (self.rcv_nxt, self.rcv_nxt);
+        self.rcv_acked = self.rcv_nxt;
+        self.rcv_round = Round::new(now, self.rcv_nxt);
         self.rcv_adv = self.rcv_nxt + config.recv_window_bytes.min(u32::from(u16::MAX));
         self.take_options(now, &syn.options, shared);
         // The window of a SYN is not scaled (RFC 7323 2.2).
@@ -367,4 +361,4 @@ const TCP_HEADER_LEN: u16 = 20;
 
 const _: () = assert!(TCP_HEADER_LEN as usize == tcp::HEADER_LEN);
 
-const _: () = assert!(size_of::<Tcb>() <= 224, "ten million of them must fit");
+const _: () = assert!(size_of::<Tcb>() <= 200, "ten million of them must fit");

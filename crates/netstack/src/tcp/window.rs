@@ -1,31 +1,58 @@
 //! How the receive window follows the peer's rate, so that it limits nobody on a long path and is small for all others.
 //!
-//! Each round trip it becomes four times what arrived in it: twice what a peer in slow start sends next, and room for a
-//! round trip that a queue on the way has doubled.
+//! Each round trip it becomes at least four times what arrived in it: twice what a peer in slow start sends next, and room
+//! for a round trip that a queue on the way has doubled.
+
+use core::time::Duration;
 
 use tengate_base::Instant;
 
 use super::tcb::Tcb;
-use crate::shared::{Shared, micros};
+use crate::limits::RECV_WINDOW_INITIAL;
+use crate::seq::Seq;
+use crate::shared::{Shared, millis};
+
+/// When a round trip of data began, and where the stream was: milliseconds that wrap after 65 s, and KiB that wrap after
+/// 64 MiB. When they do, a window may grow that need not have, up to what is configured.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Round {
+    millis: u16,
+    kib: u16,
+}
+
+impl Round {
+    #[expect(clippy::cast_possible_truncation, reason = "both wrap")]
+    pub(super) const fn new(now: Instant, at: Seq) -> Self {
+        Self { millis: millis(now) as u16, kib: (at.0 >> 10) as u16 }
+    }
+}
 
 impl Tcb {
+    /// The window that the rate asks for, as far as it is configured.
+    pub(super) fn grown_window(&self, shared: &Shared) -> u32 {
+        (RECV_WINDOW_INITIAL << self.rcv_growth).min(shared.config.recv_window_bytes)
+    }
+
     /// Some of the stream has arrived.
     pub(super) fn grow_window(&mut self, now: Instant, shared: &Shared) {
-        if self.rcv_wnd >= shared.config.recv_window_bytes {
+        let most = shared.config.recv_window_bytes;
+        if self.grown_window(shared) >= most {
             return;
         }
-        let micros = micros(now);
-        let lasted = micros.wrapping_sub(self.rcv_round_at);
-        if u128::from(lasted) < self.srtt().as_micros() {
+        let (began, here) = (self.rcv_round, Round::new(now, self.rcv_nxt));
+        let lasted = Duration::from_millis(here.millis.wrapping_sub(began.millis).into());
+        if lasted.is_zero() || lasted < self.srtt() {
             return;
         }
-        let arrived = self.rcv_nxt.since(self.rcv_round);
-        (self.rcv_round, self.rcv_round_at) = (self.rcv_nxt, micros);
-        let wanted = arrived.saturating_mul(WINDOW_ROUNDS).min(shared.config.recv_window_bytes);
+        self.rcv_round = here;
         // An application that holds what it gets is not helped by more, and half of the pool is for those that began.
-        let has_room = shared.chunks.used() < shared.config.pool_bytes / 2;
-        if wanted > self.rcv_wnd && self.rcv_held == 0 && has_room {
-            self.rcv_wnd = wanted;
+        if self.rcv_held > 0 || shared.chunks.used() > shared.config.pool_bytes / 2 {
+            return;
+        }
+        let arrived = u32::from(here.kib.wrapping_sub(began.kib)) << 10;
+        let wanted = (arrived * WINDOW_ROUNDS).min(most);
+        while self.grown_window(shared) < wanted {
+            self.rcv_growth += 1;
         }
     }
 }

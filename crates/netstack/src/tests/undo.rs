@@ -114,7 +114,8 @@ fn repetitions_that_all_arrive_twice_take_the_reduction_back_and_widen_the_reord
     script.seen();
     script.report(10, &[], script.own_clock());
     assert_eq!(script.host.stack.stats().recoveries_undone, 0);
-    let mult = |script: &Script| script.host.stack.tcb(script.conn).expect("open").reo_wnd_mult;
+    let tcb = |script: &Script| script.host.stack.tcb(script.conn).expect("open").reordering;
+    let mult = |script: &Script| tcb(script).multiplier();
     assert_eq!(mult(&script), 1);
     script.seen();
     // A duplicate of the network's own tells nothing.
@@ -141,8 +142,9 @@ fn a_window_grows_with_the_rate_up_to_what_is_configured_and_not_for_who_holds_e
         let to_send = bytes(8 << 20, 0);
         pair.hosts[0].stream(conn).to_send.clone_from(&to_send);
         pair.run_for(Duration::from_secs(1));
-        let rcv_wnd = pair.hosts[1].stack.tcb(other).expect("it is open").rcv_wnd;
-        assert_eq!(rcv_wnd, expected, "{paused}");
+        let stack = &pair.hosts[1].stack;
+        let window = stack.tcb(other).expect("it is open").whole_window(stack.shared());
+        assert_eq!(window, expected, "{paused}");
         pair.hosts[1].stream(other).paused = false;
         let has_all = |pair: &Pair| pair.hosts[1].streams[&other].received.len() == 8 << 20;
         assert!(pair.run_until(has_all));
