@@ -261,6 +261,11 @@ impl Tcb {
             let text_end = seq + u32::try_from(arrival.payload.len()).expect("part of a frame");
             let duplicate = (!arrival.payload.is_empty()).then_some((seq, text_end));
             shared.stats.drop_duplicate_data += 1;
+            if arrival.end() == self.rcv_acked {
+                // Our acknowledgement of it was lost: the next one must not tell its sender of a round trip as long as that
+                // took to notice. RFC 7323 4.3 would have dropped the segment before; Linux does as here.
+                self.take_timestamp(now, &arrival.header);
+            }
             self.send_ack(now, duplicate, shared, device)
         } else {
             self.send_challenge(now, shared, device);

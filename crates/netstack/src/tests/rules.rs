@@ -143,6 +143,27 @@ fn old_timestamps_are_refused_unless_they_are_ancient() {
 }
 
 #[test]
+fn a_repeated_segment_is_echoed_with_its_own_time_and_an_older_one_is_not() {
+    // RFC 7323 4.3, but for the last segment, whose acknowledgement was lost.
+    let timestamps = Some(Timestamps { value: 10_000, echo: 0 });
+    let mut script = Script::listening(config(0));
+    script.timestamps = true;
+    script.open_one(Options { timestamps, ..all_options() });
+    for _ in 0..2 {
+        script.send(Flags::ACK, &[1; 100]);
+        script.wait(Duration::from_millis(50));
+    }
+    script.seen();
+    script.wait(Duration::from_secs(5));
+    for (back, is_own) in [(200, false), (100, true)] {
+        let again = Header { seq: script.seq - back, ..script.header(Flags::ACK) };
+        script.send_header(again, &[1; 100]);
+        let echo = script.expect_one().header.options.timestamps.map(|theirs| theirs.echo);
+        assert_eq!(echo == Some(script.peer_clock()), is_own, "{back}");
+    }
+}
+
+#[test]
 fn an_application_that_is_done_is_told_nothing_more() {
     // RFC 9293 3.6.
     let mut script = Script::established();
