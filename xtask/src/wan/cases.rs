@@ -45,7 +45,7 @@ impl Work {
     /// queue, and time-outs double until they fit; Linux's too.
     pub(super) const fn patience(self) -> Duration {
         match self {
-            Self::Requests(..) => Duration::from_secs(60),
+            Self::Requests(..) => Duration::from_secs(120),
             Self::Download(_)
             | Self::Upload(_)
             | Self::PausedDownload(..)
