@@ -203,7 +203,9 @@ impl Tcb {
         // After a time-out data arrives that was not sent again: it was on its way (RFC 5682 3.1, step 3b).
         let original = said.delivered.original.filter(|_| self.sack && phase == Phase::Loss);
         let is_late = original.is_some_and(|seq| seq.lt(point));
-        if !is_overtaken && !is_all && !is_late {
+        // What was thought to be lost arrives before anything was sent again.
+        let is_found = said.delivered.found && undo.is_untouched();
+        if !is_overtaken && !is_all && !is_late && !is_found {
             return;
         }
         shared.stats.recoveries_undone += 1;

@@ -62,6 +62,8 @@ pub(crate) struct Delivered {
     pub(crate) reordered: bool,
     /// Where the first of them begins that was sent only once.
     pub(crate) original: Option<Seq>,
+    /// Whether one was thought to be lost that had not been sent again.
+    pub(crate) found: bool,
 }
 
 const _: () = assert!(size_of::<Sent>() == 24);
@@ -192,7 +194,10 @@ impl Flight {
                     self.sacked -= seq_len;
                     continue;
                 }
-                Mark::Lost => self.lost -= seq_len,
+                Mark::Lost => {
+                    self.lost -= seq_len;
+                    delivered.found |= !front.retransmitted;
+                }
                 Mark::Flying => {}
             }
             self.deliver(now, &front, min_rtt, &mut delivered);
@@ -234,7 +239,10 @@ impl Flight {
             index += 1;
             match seen {
                 Mark::Sacked => continue,
-                Mark::Lost => self.lost -= sent.seq_len(),
+                Mark::Lost => {
+                    self.lost -= sent.seq_len();
+                    delivered.found |= !sent.retransmitted;
+                }
                 Mark::Flying => {}
             }
             self.sacked += sent.seq_len();

@@ -90,6 +90,11 @@ impl Undo {
         }
     }
 
+    /// Whether nothing was sent again yet.
+    pub(crate) const fn is_untouched(&self) -> bool {
+        self.first.is_none() && self.doubtful == 0
+    }
+
     /// An acknowledgement up to `una` echoes `echo`. If it is the first of what was sent again, and its echo is older than that,
     /// the original had arrived (RFC 3522 3.2).
     pub(crate) fn is_overtaken(&mut self, una: Seq, echo: Option<u32>) -> bool {

@@ -72,6 +72,20 @@ fn an_original_that_overtakes_its_repetition_takes_the_reduction_back() {
 }
 
 #[test]
+fn an_original_that_arrives_before_anything_was_sent_again_takes_the_reduction_back() {
+    // RFC 4015 3: both acknowledgements came in one burst.
+    let (mut script, sent_at) = ten_in_flight();
+    script.host.outbox.room = script.host.outbox.frames.len();
+    script.report(0, &[(1, 5)], sent_at);
+    assert!(script.ssthresh() < 10 * MSS);
+    script.report(5, &[], sent_at);
+    assert_eq!(script.ssthresh(), u32::MAX);
+    assert!(script.cwnd() >= 10 * MSS);
+    let stats = script.host.stack.stats();
+    assert_eq!((stats.recoveries_undone, stats.retransmits), (1, 0));
+}
+
+#[test]
 fn a_time_out_for_nothing_is_taken_back() {
     // RFC 3522 3.2: a path that is held up for a while loses nothing.
     let (mut script, sent_at) = ten_in_flight();
