@@ -54,6 +54,11 @@ impl Recovery {
         (self.prr_delivered, self.prr_out) = (0, 0);
     }
 
+    /// Whether something is doubtful.
+    pub(crate) const fn has_doubt(&self) -> bool {
+        self.doubt.is_some()
+    }
+
     /// What is doubtful, if something is.
     pub(crate) fn doubt(&mut self) -> Option<&mut Doubt> {
         self.doubt.as_deref_mut()

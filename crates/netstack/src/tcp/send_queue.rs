@@ -88,6 +88,7 @@ impl SendQueue {
     pub(crate) fn is_untroubled(&self) -> bool {
         self.recovery.phase == Phase::Open
             && self.recovery.probe.is_none()
+            && !self.recovery.has_doubt()
             && self.recovery.reorder_at.is_none()
             && self.recovery.dup_acks == 0
             && self.flight.sacked() == 0

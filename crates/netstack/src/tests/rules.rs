@@ -171,11 +171,11 @@ fn an_application_that_is_done_is_told_nothing_more() {
     script.send_header(gap, b"later");
     script.seen();
     // Handed to the stack itself, so that the events of the frame can be seen one by one.
-    let mut wire = super::link::Outbox::default();
+    let mut wire = Outbox::default();
     let fin = script.header(Flags::ACK.with(Flags::FIN));
     let host = &mut script.host;
     let (now, conn) = (script.now, script.conn);
-    super::script::peer_frame(&fin, b"nowlater", &mut wire);
+    peer_frame(&fin, b"nowlater", &mut wire);
     host.stack.handle_frame(now, &wire.frames[0], &mut host.outbox);
     let first = host.stack.poll_event().expect("bytes in order");
     assert!(matches!(first, crate::Event::Received { .. }), "{first:?}");
