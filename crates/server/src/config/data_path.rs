@@ -199,7 +199,7 @@ impl Default for Netstack {
             vlan: None,
             mtu: default(1500),
             connections_target: default(100_000),
-            recv_window_bytes: default(Size(256 << 10)),
+            recv_window_bytes: default(Size(4 << 20)),
             send_buffer_bytes: default(Size(1 << 20)),
             pool_bytes: None,
             syn_backlog_max: default(4096),
