@@ -2,6 +2,7 @@
 
 mod bench;
 mod ci;
+mod compat;
 mod golden;
 mod hold;
 mod instructions;
@@ -25,6 +26,9 @@ cargo xtask <task>
   bench failover [FAULT...] [--rounds N]
                         what clients notice while parts of a cluster are killed and restarted; faults: nothing,
                         kill-dispatcher, kill-worker, roll-dispatchers, roll-workers, kill-gateway, kill-register
+  compat --peers DIR --compat DIR [--golden FILE] [--path kernel|dpdk|af_xdp|all] [--release] [--rounds N]
+                        the calls of real PHP workers on every data path, compared with a recording of the PHP programs; DIR
+                        are checkouts as for bench, and the folder of drive.py. Needs root
   hold [--clients N] [--path kernel|dpdk] [--seconds S] [--rate N] [--ping S] [--opening N]
                         very many clients held at once, each with a uid and heartbeats, and echoes meanwhile; dpdk needs
                         libdpdk-dev and goes over shared memory
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
         Some((&"ci", rest)) => ci::run(rest),
         Some((&"bench", rest)) => bench::run(rest),
         Some((&"hold", rest)) => hold::run(rest),
+        Some((&"compat", rest)) => compat::run(rest),
         Some((&"instructions", rest)) => instructions::run(rest),
         Some((&"wan", rest)) => wan::run(rest),
         Some((&"tidy", [])) => tidy::run(),
