@@ -1,4 +1,4 @@
-//! The demo page in a real browser, on a running `tengate start`.
+//! The demo page in a real browser, on a running `tengate start`, on every data path.
 #![expect(clippy::tests_outside_test_module, reason = "an integration test is one module of tests")]
 
 mod common;
@@ -6,6 +6,7 @@ mod common;
 use std::env;
 
 use common::cluster::loopback;
+use common::netns::{self, Namespace};
 use common::webdriver::{Browser, Tab, WITHOUT_BROWSER};
 use common::{Place, Running};
 use rustix::process::Signal;
@@ -15,25 +16,64 @@ use serde_json::json;
 struct Demo {
     place: Place,
     page: String,
+    /// What has to be done once it runs.
+    prepare: fn(),
+    _namespace: Option<Namespace>,
 }
 
 impl Demo {
     fn new() -> Self {
-        let (place, ip) = (Place::new(), loopback());
+        let ip = loopback().to_string();
+        let page = format!("http://{ip}:8080/");
+        Self::with(Place::new(), &ip, &ip, "", &page)
+    }
+
+    /// The gateway on a pair of virtual interfaces, in a namespace of its own. The page comes from the same address over the
+    /// kernel, which keeps what is not the gateway's.
+    fn over_af_xdp() -> Self {
+        let namespace = Namespace::new();
+        netns::veth(&namespace, 2);
+        let mut place = Place::new();
+        place.move_to(namespace.pid());
+        let sections = format!(
+            "data_path = \"af_xdp\"\nshards = 2\npin_cores = false\n\
+             [gateway.af_xdp]\ninterface = \"in\"\n{NETSTACK}"
+        );
+        let page = "http://10.1.0.1:8080/";
+        let demo = Self::with(place, "10.1.0.1", "0.0.0.0", &sections, page);
+        Self { _namespace: Some(namespace), ..demo }
+    }
+
+    /// The gateway on a TAP of DPDK, where only the gateway has its address: the page comes from another one.
+    #[cfg(feature = "dpdk")]
+    fn over_dpdk() -> Self {
+        let ip = loopback().to_string();
+        let sections = format!(
+            "data_path = \"dpdk\"\nshards = 2\npin_cores = false\n\
+             [gateway.dpdk]\ndevice = \"net_tap0,iface=tap0\"\npages = \"ordinary\"\n{NETSTACK}"
+        );
+        let page = format!("http://{ip}:8080/?gateway=10.1.0.1:8282");
+        let demo = Self::with(Place::new(), &ip, "0.0.0.0", &sections, &page);
+        Self { prepare: netns::prepare_tap, ..demo }
+    }
+
+    fn with(place: Place, page_ip: &str, client_ip: &str, gateway: &str, page: &str) -> Self {
+        let ip = loopback();
         place.file(
             "t.toml",
             &format!(
-                "[register]\nlisten = \"{ip}:1236\"\n[gateway]\nregister_address = \"{ip}:1236\"\n\
-                 [gateway.inner]\nlisten = \"{ip}:2900\"\n[[gateway.client]]\nlisten = \"{ip}:8282\"\n\
-                 [demo]\npage_listen = \"{ip}:8080\"\n"
+                "[register]\nlisten = \"{ip}:1236\"\n[gateway]\nregister_address = \"{ip}:1236\"\n{gateway}\n\
+                 [gateway.inner]\nlisten = \"{ip}:2900\"\n[[gateway.client]]\nlisten = \"{client_ip}:8282\"\n\
+                 [demo]\npage_listen = \"{page_ip}:8080\"\n"
             ),
         );
-        Self { place, page: format!("http://{ip}:8080/") }
+        Self { place, page: page.to_owned(), prepare: || (), _namespace: None }
     }
 
     fn start(&self) -> Running {
         let mut start = self.place.start(&["start", "--config", "t.toml"]);
         start.wait_for(&format!("open {} in two tabs", self.page));
+        (self.prepare)();
         start
     }
 
@@ -44,15 +84,34 @@ impl Demo {
 
 #[test]
 fn two_tabs_chat_and_go_on_after_the_gateway_was_killed() {
-    if is_without_browser() {
-        return;
+    if !is_without_browser() {
+        chat_and_go_on(&Demo::new());
     }
-    let demo = Demo::new();
+}
+
+#[test]
+fn two_tabs_chat_over_af_xdp_and_go_on_after_the_gateway_was_killed() {
+    if !is_without_browser() {
+        let name = "two_tabs_chat_over_af_xdp_and_go_on_after_the_gateway_was_killed";
+        netns::inside(name, || chat_and_go_on(&Demo::over_af_xdp()));
+    }
+}
+
+#[cfg(feature = "dpdk")]
+#[test]
+fn two_tabs_chat_over_dpdk_and_go_on_after_the_gateway_was_killed() {
+    if !is_without_browser() {
+        let name = "two_tabs_chat_over_dpdk_and_go_on_after_the_gateway_was_killed";
+        netns::inside(name, || chat_and_go_on(&Demo::over_dpdk()));
+    }
+}
+
+fn chat_and_go_on(demo: &Demo) {
     let start = demo.start();
     let browser = demo.browser();
     let (ann, bob) = (browser.first_tab(), browser.new_tab());
-    join(&ann, &demo, "Ann");
-    join(&bob, &demo, "Bob");
+    join(&ann, demo, "Ann");
+    join(&bob, demo, "Bob");
     wait_for_people(&ann, &["Ann (you)", "Bob"]);
     wait_for_people(&bob, &["Ann", "Bob (you)"]);
 
@@ -221,6 +280,8 @@ fn id(test_id: &str) -> String {
     format!("[data-testid={test_id}]")
 }
 
+const NETSTACK: &str =
+    "[gateway.netstack]\naddresses = [\"10.1.0.1/24\"]\nconnections_target = 1000\n";
 const CONNECTED: &str = "document.querySelector('.state')?.dataset.state === 'online'";
 const FITS: &str = "document.documentElement.scrollWidth <= 360";
 const SIDE_IS_SEEN: &str =

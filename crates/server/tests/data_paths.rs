@@ -76,31 +76,13 @@ impl Path {
             "data_path = \"dpdk\"\nshards = {shards}\npin_cores = false\n\
              [gateway.dpdk]\ndevice = \"net_tap0,iface=tap0\"\npages = \"ordinary\"\n{NETSTACK}"
         );
-        Self::start(Cluster::new(), &sections, shards, None, || {
-            until("the TAP is there", || netns::has_interface("tap0").then_some(()));
-            netns::ip("addr add 10.1.0.2/24 dev tap0");
-            netns::ip("-6 addr add fd00::2/64 dev tap0 nodad");
-            netns::ip("link set tap0 up");
-        })
+        Self::start(Cluster::new(), &sections, shards, None, netns::prepare_tap)
     }
 
     /// Over a pair of virtual interfaces with a queue for each shard, the gateway's end in a namespace of its own.
     fn af_xdp(shards: u64) -> Self {
         let namespace = Namespace::new();
-        let queues = format!("numtxqueues {shards} numrxqueues {shards}");
-        netns::ip(&format!(
-            "link add out {queues} type veth peer name in {queues} netns {}",
-            namespace.pid()
-        ));
-        // A checksum that is left to the device is never made on the way through a pair.
-        netns::ethtool("-K out tx off");
-        namespace.ethtool("-K in tx off");
-        netns::ip("addr add 10.1.0.2/24 dev out");
-        netns::ip("-6 addr add fd00::2/64 dev out nodad");
-        namespace.ip("addr add 10.1.0.1/24 dev in");
-        namespace.ip("-6 addr add fd00::1/64 dev in nodad");
-        namespace.ip("link set in up");
-        netns::ip("link set out up");
+        netns::veth(&namespace, shards);
         let mut cluster = Cluster::new();
         cluster.place.move_to(namespace.pid());
         let sections = format!(

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tracing::error;
 
-use crate::config::{Config, Mode, Protocol, secret_of};
+use crate::config::{Config, Mode, PathName, Protocol, secret_of};
 use crate::{complain, demo, page};
 
 /// The demo worker, on a thread of its own.
@@ -49,7 +49,15 @@ pub(super) async fn extras(config: &Config) -> anyhow::Result<Option<DemoWorker>
 fn websocket(config: &Config) -> Option<SocketAddr> {
     let clients = config.gateway.client.get_ref().iter().map(toml::Spanned::get_ref);
     let mut websockets = clients.filter(|client| client.protocol == Protocol::Websocket);
-    websockets.find_map(|client| client.listen.as_ref().map(|listen| listen.get_ref().0))
+    let listen = websockets.find_map(|client| Some(client.listen.as_ref()?.get_ref().0))?;
+    let mut own = config.gateway.netstack.get_ref().addresses.get_ref().iter();
+    match (config.gateway.data_path.get_ref(), own.next()) {
+        // Every address means those of its own stack there, and no other of this machine.
+        (PathName::AfXdp | PathName::Dpdk, Some(own)) if listen.ip().is_unspecified() => {
+            Some(SocketAddr::new(own.get_ref().address, listen.port()))
+        }
+        (PathName::Kernel | PathName::AfXdp | PathName::Dpdk, _) => Some(listen),
+    }
 }
 
 fn start_worker(config: &Config) -> anyhow::Result<DemoWorker> {
@@ -132,6 +140,23 @@ fn page_query(page: SocketAddr, gateway: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn past_the_kernel_every_address_is_the_stacks_first() {
+        for (path, listen, expected) in [
+            ("kernel", "0.0.0.0:8282", "0.0.0.0:8282"),
+            ("af_xdp", "0.0.0.0:8282", "10.1.0.1:8282"),
+            ("dpdk", "0.0.0.0:8282", "10.1.0.1:8282"),
+            ("dpdk", "10.1.0.2:8282", "10.1.0.2:8282"),
+        ] {
+            let config: Config = toml::from_str(&format!(
+                "[gateway]\ndata_path = \"{path}\"\n[gateway.netstack]\n\
+                 addresses = [\"10.1.0.1/24\", \"10.1.0.2/24\"]\n[[gateway.client]]\nlisten = \"{listen}\"\n"
+            ))
+            .unwrap();
+            assert_eq!(websocket(&config).unwrap().to_string(), expected, "{path}");
+        }
+    }
 
     #[test]
     fn the_page_is_told_of_a_gateway_where_it_would_not_look() {

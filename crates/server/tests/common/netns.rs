@@ -73,6 +73,31 @@ impl Drop for Namespace {
     }
 }
 
+/// A pair of virtual interfaces with as many queues as `shards`: `out` here, with the addresses of clients, 10.1.0.2 and fd00::2,
+/// and `in` in `namespace`, with 10.1.0.1 and fd00::1.
+pub(crate) fn veth(namespace: &Namespace, shards: u64) {
+    let queues = format!("numtxqueues {shards} numrxqueues {shards}");
+    let pid = namespace.pid();
+    ip(&format!("link add out {queues} type veth peer name in {queues} netns {pid}"));
+    // A checksum that is left to the device is never made on the way through a pair.
+    ethtool("-K out tx off");
+    namespace.ethtool("-K in tx off");
+    ip("addr add 10.1.0.2/24 dev out");
+    ip("-6 addr add fd00::2/64 dev out nodad");
+    namespace.ip("addr add 10.1.0.1/24 dev in");
+    namespace.ip("-6 addr add fd00::1/64 dev in nodad");
+    namespace.ip("link set in up");
+    ip("link set out up");
+}
+
+/// Gives Linux its end of the TAP that a gateway over DPDK has just made: 10.1.0.2 and fd00::2.
+pub(crate) fn prepare_tap() {
+    super::patience::until("the TAP is there", || has_interface("tap0").then_some(()));
+    ip("addr add 10.1.0.2/24 dev tap0");
+    ip("-6 addr add fd00::2/64 dev tap0 nodad");
+    ip("link set tap0 up");
+}
+
 /// What `nsenter` takes to run a program in the namespace of a process.
 pub(crate) fn entering(pid: u32) -> [String; 1] {
     [format!("--net=/proc/{pid}/ns/net")]
