@@ -169,6 +169,10 @@ impl Stack {
         let decoded = cookie::decode(self.shared.keys.cookie, key, path.local, now, peer_iss, iss);
         let Some(mss) = decoded.filter(|_| !header.flags.has(Flags::SYN)) else {
             self.shared.stats.drop_cookie_invalid += 1;
+            // It may have overtaken the one that says where the peer's stream begins, and what it carries comes again.
+            if cookie::is_recent(now, iss) {
+                return;
+            }
             self.refuse(arrival, key, path, device);
             return;
         };
