@@ -154,11 +154,15 @@ impl Tcb {
         if self.unanswered >= keepalive.probes_max {
             return Fate::Ends(Cause::TimedOut);
         }
+        // What comes late has its whole time for an answer.
+        self.heard_at = self.heard_at + (now - self.idle_at(shared));
+        if self.send_probe(now, shared, device).is_err() {
+            // The peer is not to blame; it is tried again at once.
+            shared.stats.drop_device_full += 1;
+            return Fate::Stays;
+        }
         self.unanswered += 1;
         shared.stats.keepalive_probes += 1;
-        if self.send_probe(now, shared, device).is_err() {
-            shared.stats.drop_device_full += 1;
-        }
         Fate::Stays
     }
 

@@ -8,7 +8,7 @@ use super::pair::{Pair, config};
 use super::script::{IRS, Script, all_options};
 use super::stream::bytes;
 use crate::wire::tcp::{Flags, Header, Options, Timestamps};
-use crate::{Cause, Config};
+use crate::{Cause, Config, Keepalive};
 
 /// A host that remembers two connections being opened.
 fn flooded() -> Script {
@@ -239,6 +239,23 @@ fn finished_connections_beyond_the_limit_are_forgotten() {
     }
     assert_eq!(pair.hosts[0].stack.time_wait_count(), 2);
     assert_eq!(pair.hosts[0].stack.stats().time_wait_recycled, 3);
+}
+
+#[test]
+fn probes_that_a_full_device_did_not_take_do_not_count() {
+    let (idle, interval) = (Duration::from_secs(1), Duration::from_millis(100));
+    let keepalive = Some(Keepalive { idle, interval, probes_max: 3 });
+    let mut script = Script::open(Config { keepalive, ..config(0) }, all_options());
+    script.host.outbox.room = 0;
+    script.wait(Duration::from_secs(5));
+    assert!(script.host.stack.stats().drop_device_full > 0);
+    assert_eq!(script.stream(script.conn).closed, None);
+    script.host.outbox.room = usize::MAX;
+    script.wait(interval);
+    script.expect_one();
+    script.send(Flags::ACK, b"");
+    script.wait(idle / 2);
+    assert_eq!(script.stream(script.conn).closed, None);
 }
 
 #[test]
