@@ -13,6 +13,7 @@
 //! what goes to many connections goes into the chunks at once.
 
 mod turn;
+mod sink;
 
 #[cfg(test)]
 mod tests;
