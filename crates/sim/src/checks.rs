@@ -198,7 +198,8 @@ impl World {
         self.let_news_arrive();
         self.check_all();
         for gateway in 0..self.gateways.len() {
-            if let Some(problem) = self.leftover(gateway) {
+            let problem = self.leftover(gateway).or_else(|| self.streams_leftover(gateway));
+            if let Some(problem) = problem {
                 self.fail(format!("gateway {gateway}, which everybody left: {problem}"));
             }
             self.totals.moves += self.moves(gateway);
@@ -216,6 +217,7 @@ impl World {
         for client in 0..self.clients.len() {
             problems.extend(self.check_told(client).err());
             problems.extend(self.check_inbox(client).err());
+            problems.extend(self.check_admitted(client).err());
         }
         for gateway in 0..self.gateways.len() {
             problems.extend(self.check_gateway(gateway).err());
@@ -346,7 +348,7 @@ impl World {
             })
             .sum();
         let turned_away = self.dispatchers.is_empty()
-            && self.clients.iter().any(|client| client.server == server && client.id.is_none());
+            && self.clients.iter().any(|client| client.server == server && client.turned_away);
         let dropped = total.drop_slow_worker + total.drop_no_worker + total.close_slow_worker;
         // Events of a client that was turned away before it had a name here cannot be told apart.
         // An event may come back from a dispatcher and be dropped then.
@@ -421,8 +423,8 @@ fn is_inner(owner: &Owner) -> bool {
 fn told_in_short(call: &Call) -> String {
     let mut text = match &call.what {
         What::Frames(bytes) => format!("{} bytes of commands", bytes.len()),
-        What::Opened(_)
-        | What::TurnedAway
+        What::Opened(..)
+        | What::TurnedAway(_)
         | What::LinkOpened
         | What::Bytes(_)
         | What::Closed(_)

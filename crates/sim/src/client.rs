@@ -18,7 +18,7 @@ use crate::world::{Event, World};
 pub(crate) struct Client {
     /// The gateway process it connected to.
     pub(crate) server: Server,
-    /// Its number there; `None` when it was turned away.
+    /// Its number there; `None` when it was turned away or has not got that far.
     pub(crate) id: Option<u32>,
     pub(crate) conn: usize,
     pub(crate) websocket: bool,
@@ -37,6 +37,8 @@ pub(crate) struct Client {
     mute: bool,
     /// Something outside its gateway cost it bytes or its connection.
     pub(crate) cut: bool,
+    /// Its gateway closed it at once.
+    pub(crate) turned_away: bool,
     key: [u8; 24],
     decoder: ClientDecoder,
 }
@@ -94,6 +96,7 @@ impl World {
             held: BTreeMap::new(),
             mute: self.rng.percent(5),
             cut: false,
+            turned_away: id.is_none() && self.ether.is_none(),
             key: request_key(nonce),
             decoder: ClientDecoder::default(),
         };

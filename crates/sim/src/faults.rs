@@ -133,6 +133,7 @@ impl World {
             }
             Fault::CutDispatcherLink => self.with_any_dialed(Self::cut),
             Fault::HalfOpenDispatcherLink => self.with_any_dialed(Self::silence),
+            Fault::PartGateway => self.part_gateway(),
             Fault::StallDispatcher => self.stall_dispatcher(),
             Fault::StopDispatcher => {
                 let index = self.rng.below(self.dispatchers.len());
@@ -231,7 +232,10 @@ impl World {
             if self.conns[conn].server == server && self.conns[conn].server_open {
                 self.conns[conn].server_open = false;
                 self.conns[conn].to_peer.clear();
-                self.reset_peer(conn);
+                // Past the kernel nobody is left to tell clients.
+                if !self.is_dialed(conn) {
+                    self.reset_peer(conn);
+                }
             }
             let is_its = match self.conns[conn].owner {
                 Owner::GatewayAtRegister(index, _) => {

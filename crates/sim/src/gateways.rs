@@ -83,6 +83,8 @@ impl World {
             model: Model::new(shards, gate.config.number_bits, first_proc_id),
             served: vec![now; shards],
         });
+        let server = gate.server;
+        self.attach_streams(server);
     }
 
     /// A register gives a gateway its proc_ids, or agrees to those it has.

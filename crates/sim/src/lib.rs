@@ -1,7 +1,7 @@
 //! A whole cluster in one deterministic process: the very cores that serve users, in a shell without sockets or clocks.
 //!
 //! A seed decides everything (docs/testing.md#simulation): `plan` the cluster and what may fail, [`world`] the order of
-//! happenings, `wire` how bytes travel, `client`, `worker` and `outside` what peers do, `faults` what breaks.
+//! happenings, `wire` how bytes travel, `ether` and `host` how frames do where clients come past the kernel, `client`, `worker` and `outside` what peers do, `faults` what breaks.
 //! [`watched`] shows each call of a gateway to the reference `model`; `checks` says what must hold.
 
 pub mod shell;
@@ -12,6 +12,8 @@ pub mod watched;
 mod model;
 mod answer;
 mod network;
+mod ether;
+mod host;
 mod process;
 pub mod world;
 mod wire;
@@ -32,7 +34,7 @@ mod tier;
 use core::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 
-use plan::Cluster;
+use plan::{Cluster, Path};
 use watched::Plant;
 use world::{Failure, Totals, Tracing, run};
 
@@ -42,12 +44,13 @@ use world::{Failure, Totals, Tracing, run};
 /// What was wrong.
 pub fn check_seed(
     cluster: Cluster,
+    path: Path,
     seed: u64,
     plant: Option<Plant>,
     tracing: Tracing,
 ) -> Result<Totals, Failure> {
     let guarded = |tracing| {
-        catch_unwind(AssertUnwindSafe(|| run(cluster, seed, plant, tracing))).unwrap_or_else(
+        catch_unwind(AssertUnwindSafe(|| run(cluster, path, seed, plant, tracing))).unwrap_or_else(
             |panic| {
                 let text = panic.downcast_ref::<String>().cloned();
                 let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).into()));
@@ -67,12 +70,18 @@ pub fn check_seed(
 }
 
 /// The command that runs a seed again.
-pub fn replay_command(cluster: Cluster, seed: u64) -> String {
+pub fn replay_command(cluster: Cluster, path: Path, seed: u64) -> String {
     let cluster = match cluster {
         Cluster::Direct => "direct",
         Cluster::Dispatched => "dispatched",
     };
-    format!("cargo run --release -p tengate-sim -- --cluster {cluster} --seed {seed} --last 400")
+    let path = match path {
+        Path::Kernel => "kernel",
+        Path::Netstack => "netstack",
+    };
+    format!(
+        "cargo run --release -p tengate-sim -- --path {path} --cluster {cluster} --seed {seed} --last 400"
+    )
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::process::ExitCode;
 
-use tengate_sim::plan::Cluster;
+use tengate_sim::plan::{Cluster, Path};
 use tengate_sim::watched::Plant;
 use tengate_sim::world::{Failure, Tracing};
 use tengate_sim::{check_seed, replay_command};
@@ -17,6 +17,7 @@ struct Wanted {
     last: usize,
     plant: Option<Plant>,
     cluster: Cluster,
+    path: Path,
 }
 
 /// Happenings printed of a run that failed.
@@ -25,7 +26,7 @@ const LAST: usize = 60;
 fn main() -> ExitCode {
     let Some(wanted) = wanted() else {
         say(
-            "usage: tengate-sim --seed N | --seeds A..B  [--cluster direct|dispatched] [--jobs N] [--last N] [--plant NUMBER]",
+            "usage: tengate-sim --seed N | --seeds A..B  [--cluster direct|dispatched] [--path kernel|netstack] [--jobs N] [--last N] [--plant NUMBER]",
         );
         return ExitCode::from(2);
     };
@@ -36,15 +37,22 @@ fn main() -> ExitCode {
                 say(line);
             }
             say(&format!("seed {}: {}", failure.seed, failure.what));
-            say(&format!("again: {}", replay_command(wanted.cluster, failure.seed)));
+            say(&format!("again: {}", replay_command(wanted.cluster, wanted.path, failure.seed)));
             ExitCode::FAILURE
         }
     }
 }
 
 fn wanted() -> Option<Wanted> {
-    let mut wanted =
-        Wanted { first: 0, end: 0, jobs: 1, last: LAST, plant: None, cluster: Cluster::Direct };
+    let mut wanted = Wanted {
+        first: 0,
+        end: 0,
+        jobs: 1,
+        last: LAST,
+        plant: None,
+        cluster: Cluster::Direct,
+        path: Path::Kernel,
+    };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments.next()?;
@@ -68,6 +76,13 @@ fn wanted() -> Option<Wanted> {
                     _ => return None,
                 }
             }
+            "--path" => {
+                wanted.path = match value.as_str() {
+                    "kernel" => Path::Kernel,
+                    "netstack" => Path::Netstack,
+                    _ => return None,
+                }
+            }
             _ => return None,
         }
     }
@@ -87,7 +102,8 @@ fn search(wanted: &Wanted) -> Option<Failure> {
             if seed >= wanted.end || failed.load(Ordering::Relaxed) < seed {
                 return found;
             }
-            match check_seed(wanted.cluster, seed, wanted.plant, Tracing::Last(wanted.last)) {
+            let tracing = Tracing::Last(wanted.last);
+            match check_seed(wanted.cluster, wanted.path, seed, wanted.plant, tracing) {
                 Ok(totals) => {
                     events.fetch_add(totals.events, Ordering::Relaxed);
                     let count = done.fetch_add(1, Ordering::Relaxed) + 1;

@@ -161,7 +161,7 @@ impl Model {
         let mut sent = Sent::default();
         // Before the receivers are computed, because clients that a call closes got nothing in it, or were told to go.
         match &applied.call.what {
-            What::Opened(id) => {
+            What::Opened(id, _) => {
                 let now = applied.now;
                 self.clients.insert(*id, Member { opened: now, heard: now, ..Member::default() });
                 self.order.push(*id);
@@ -186,7 +186,7 @@ impl Model {
                     member.heard = applied.now;
                 }
             }
-            What::TurnedAway
+            What::TurnedAway(_)
             | What::LinkOpened
             | What::Closed(_)
             | What::Timeout

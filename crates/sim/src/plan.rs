@@ -4,6 +4,7 @@
 //! drowned, and most limits are small, so that they are reached.
 
 mod dispatched;
+pub(crate) mod past;
 
 use core::net::Ipv4Addr;
 use core::time::Duration;
@@ -15,6 +16,8 @@ use tengate_proto::gateway::{
 use tengate_proto::secret::SecretKey;
 
 use crate::rng::Rng;
+
+pub use past::Path;
 
 /// Everything a seed decides beforehand.
 #[derive(Clone, Debug)]
@@ -105,6 +108,8 @@ pub(crate) enum Fault {
     StopDispatcher,
     /// A dispatcher is killed, and started again later.
     KillDispatcher,
+    /// Nothing passes between a gateway and its clients for a while; only past the kernel.
+    PartGateway,
 }
 
 impl Fault {
@@ -126,7 +131,8 @@ impl Fault {
             | Self::StallWorker
             | Self::KillRegister
             | Self::StallDispatcher
-            | Self::StopDispatcher => false,
+            | Self::StopDispatcher
+            | Self::PartGateway => false,
         }
     }
 }

@@ -1,12 +1,12 @@
 //! A server process: its shards in a shell, and which connections they have.
 
 use core::net::SocketAddr;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use tengate_base::{App, CloseCause, Door, Instant, ShardId};
+use tengate_base::{App, CloseCause, ConnId, Door, Instant, ShardId};
 
 use crate::network::{Conn, Server};
-use crate::shell::{Place, Shell};
+use crate::shell::{Handed, Place, Shell};
 
 /// A running server.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(crate) struct Process<A> {
     pub(crate) shell: Shell<A>,
     /// Open connections, by shard: indexes into the world's.
     conns: Vec<BTreeSet<usize>>,
+    /// Open streams, by shard: the same.
+    streams: Vec<BTreeMap<ConnId, usize>>,
     turns: Turns,
 }
 
@@ -49,7 +51,8 @@ impl<A: App> Process<A> {
         let mut shell = Shell::new(apps);
         shell.set_now(now);
         let turns = Turns { planned: vec![false; count], wake: None, stalled_until: now };
-        Self { server, shell, conns: vec![BTreeSet::new(); count], turns }
+        let (conns, streams) = (vec![BTreeSet::new(); count], vec![BTreeMap::new(); count]);
+        Self { server, shell, conns, streams, turns }
     }
 }
 
@@ -88,6 +91,20 @@ pub(crate) trait Running {
     fn has_unread(&mut self, place: Place) -> bool;
     /// Whether a connection is read, or is gone.
     fn is_read(&mut self, place: Place) -> bool;
+    /// A stream, by its index among the world's, has come to a shard.
+    fn note_stream(&mut self, shard: ShardId, stream: ConnId, conn: usize);
+    /// Streams that the app of a shard has no more, since this was asked last.
+    fn take_ended(&mut self, shard: ShardId) -> Vec<usize>;
+    /// A frame reaches a shard.
+    fn receive_frame(&mut self, shard: ShardId, frame: Vec<u8>, handed: Handed);
+    /// Whether a shard has no room for what bytes of streams cause.
+    fn set_congested(&mut self, shard: ShardId, is_congested: bool);
+    /// Frames that a shard sent since this was asked last.
+    fn take_frames(&mut self, shard: ShardId) -> Vec<Vec<u8>>;
+    /// Frames that came to a shard's queue and belong to others, by owner.
+    fn take_handed(&mut self, shard: ShardId) -> Vec<(ShardId, Vec<Vec<u8>>)>;
+    /// Whether a shard wants a turn although nothing comes.
+    fn is_restless(&self, shard: ShardId) -> bool;
 }
 
 impl<A: App> Running for Process<A> {
@@ -167,5 +184,36 @@ impl<A: App> Running for Process<A> {
 
     fn is_read(&mut self, place: Place) -> bool {
         !self.shell.is_open(place) || self.shell.is_read(place)
+    }
+
+    fn note_stream(&mut self, shard: ShardId, stream: ConnId, conn: usize) {
+        self.streams[usize::from(shard.0)].insert(stream, conn);
+    }
+
+    fn take_ended(&mut self, shard: ShardId) -> Vec<usize> {
+        let streams = &mut self.streams[usize::from(shard.0)];
+        let is_gone = |stream: &ConnId| !self.shell.is_open(Place::of_stream(shard, *stream));
+        let gone: Vec<ConnId> = streams.keys().copied().filter(is_gone).collect();
+        gone.into_iter().filter_map(|stream| streams.remove(&stream)).collect()
+    }
+
+    fn receive_frame(&mut self, shard: ShardId, frame: Vec<u8>, handed: Handed) {
+        self.shell.receive_frame(shard, frame, handed);
+    }
+
+    fn set_congested(&mut self, shard: ShardId, is_congested: bool) {
+        self.shell.set_congested(shard, is_congested);
+    }
+
+    fn take_frames(&mut self, shard: ShardId) -> Vec<Vec<u8>> {
+        self.shell.take_frames(shard)
+    }
+
+    fn take_handed(&mut self, shard: ShardId) -> Vec<(ShardId, Vec<Vec<u8>>)> {
+        self.shell.take_handed(shard)
+    }
+
+    fn is_restless(&self, shard: ShardId) -> bool {
+        self.shell.is_restless(shard)
     }
 }

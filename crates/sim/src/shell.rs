@@ -7,12 +7,20 @@
 //! until nothing is left to do. The simulator uses [`Shell::accept`], [`Shell::give`], [`Shell::cut`], [`Shell::step`] and
 //! [`Shell::cross`], which do one thing each, so that it decides which shard runs when and how long a ring takes.
 
+mod streams;
+
 use core::mem;
 use core::net::SocketAddr;
 use core::time::Duration;
 use std::collections::VecDeque;
 
-use tengate_base::{App, CloseCause, Closed, ConnId, Door, How, Instant, Opened, ShardId, Sink};
+use tengate_base::{
+    App, CloseCause, Closed, ConnId, Door, How, Instant, Opened, ShardId, Share, Sink,
+};
+use tengate_io::streams::{StreamSink as _, Streams};
+
+pub use streams::Outbox;
+pub(crate) use streams::{Handed, STREAMS_FIRST};
 
 /// A connection somewhere in a [`Shell`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +52,8 @@ pub struct Memory {
     freed: Vec<ConnId>,
     mesh: Vec<Vec<u8>>,
     scratch: Vec<u8>,
+    /// Streams past the kernel, if the shard has them.
+    past: Option<Box<streams::Past>>,
 }
 
 #[derive(Debug, Default)]
@@ -81,6 +91,7 @@ impl<A: App> Shell<A> {
             freed: Vec::new(),
             mesh: vec![Vec::new(); count],
             scratch: Vec::new(),
+            past: None,
         };
         Self {
             now: Instant::ZERO,
@@ -116,6 +127,7 @@ impl<A: App> Shell<A> {
     /// As [`Shell::tell`], without running anything else.
     pub fn instruct(&mut self, shard: ShardId, call: impl FnOnce(&mut A, Instant, &mut Memory)) {
         let (app, memory) = &mut self.shards[usize::from(shard.0)];
+        memory.begin(self.now);
         call(app, self.now, memory);
     }
 
@@ -139,6 +151,7 @@ impl<A: App> Shell<A> {
         let now = self.now;
         let (app, memory) = &mut self.shards[usize::from(shard.0)];
         let conn = memory.take_index();
+        memory.begin(now);
         memory.conns[conn.0 as usize] = Conn { serial, open: true, ..Conn::default() };
         app.handle_open(now, &Opened { conn, door, peer, local_port }, memory);
         Place { shard, conn, serial }
@@ -198,6 +211,7 @@ impl<A: App> Shell<A> {
     pub fn cut(&mut self, place: Place, cause: CloseCause) -> bool {
         let open = self.conn(place).is_some();
         if open {
+            self.shards[usize::from(place.shard.0)].1.begin(self.now);
             self.lose(place.shard, place.conn, cause);
         }
         open
@@ -205,11 +219,17 @@ impl<A: App> Shell<A> {
 
     /// Whether the connection is still open.
     pub fn is_open(&mut self, place: Place) -> bool {
+        if let Some((streams, index)) = self.stream(place) {
+            return streams.is_open(index);
+        }
         self.conn(place).is_some()
     }
 
     /// Whether the app reads the connection.
     pub fn is_read(&mut self, place: Place) -> bool {
+        if let Some((streams, index)) = self.stream(place) {
+            return streams.is_read(index);
+        }
         self.conn(place).is_some_and(|conn| !conn.paused && !conn.closing)
     }
 
@@ -225,7 +245,9 @@ impl<A: App> Shell<A> {
 
     /// Connections a shard has open.
     pub fn open_count(&self, shard: ShardId) -> usize {
-        self.shards[usize::from(shard.0)].1.conns.iter().filter(|conn| conn.open).count()
+        let streams = self.streams(shard).map_or(0, |streams| streams.live_count() as usize);
+        let memory = &self.shards[usize::from(shard.0)].1;
+        memory.conns.iter().filter(|conn| conn.open).count() + streams
     }
 
     /// Moves the clock, stopping at each time-out on the way.
@@ -245,7 +267,13 @@ impl<A: App> Shell<A> {
 
     /// The next instant at which an app wants to be called.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.shards.iter().filter_map(|(app, _)| app.poll_timeout()).min()
+        let streams = |memory: &Memory| memory.past.as_ref()?.streams.poll_timeout();
+        let all = self.shards.iter();
+        all.flat_map(|(app, memory)| [app.poll_timeout(), streams(memory)]).flatten().min()
+    }
+
+    fn stream(&mut self, place: Place) -> Option<(&mut Streams<Outbox>, u32)> {
+        self.shards[usize::from(place.shard.0)].1.stream_of(place.conn)
     }
 
     fn conn(&mut self, place: Place) -> Option<&mut Conn> {
@@ -284,9 +312,14 @@ impl<A: App> Shell<A> {
     /// One turn of a shard: a due time-out, what has arrived, what can be written. Returns to which shards a batch left.
     pub fn step(&mut self, shard: ShardId) -> Vec<ShardId> {
         let shard = usize::from(shard.0);
+        self.take_in(shard);
         self.expire(shard);
         self.show_input(shard);
-        self.flush(shard);
+        if self.shards[shard].1.past.is_some() {
+            self.settle(shard);
+        } else {
+            self.flush(shard);
+        }
         self.send_batches(shard)
     }
 
@@ -295,6 +328,7 @@ impl<A: App> Shell<A> {
         let ring = &mut self.rings[usize::from(from.0)][usize::from(to.0)];
         let Some(mut batch) = ring.pop_front() else { return false };
         let (app, memory) = &mut self.shards[usize::from(to.0)];
+        memory.begin(self.now);
         app.handle_mesh(self.now, from, &mut batch, memory);
         true
     }
@@ -412,6 +446,8 @@ fn whole_frames(queue: &[u8], sent: usize) -> usize {
 impl Memory {
     fn take_index(&mut self) -> ConnId {
         self.free.pop().unwrap_or_else(|| {
+            let is_room = self.past.is_none() || self.conns.len() < STREAMS_FIRST as usize;
+            assert!(is_room, "few connections that are not streams");
             self.conns.push(Conn::default());
             ConnId(u32::try_from(self.conns.len() - 1).expect("few connections"))
         })
@@ -447,6 +483,10 @@ impl Conn {
 
 impl Sink for Memory {
     fn buffer(&mut self, conn: ConnId) -> &mut Vec<u8> {
+        // Not by `stream_of`: a borrow that is returned from one branch only would last into the other.
+        if conn.0 >= STREAMS_FIRST && self.past.is_some() {
+            return self.streams().buffer(conn.0 - STREAMS_FIRST);
+        }
         match self.conns.get_mut(conn.0 as usize) {
             Some(conn) if conn.open && !conn.closing => &mut conn.output,
             _ => {
@@ -457,18 +497,41 @@ impl Sink for Memory {
     }
 
     fn write(&mut self, conn: ConnId, bytes: &[u8]) {
-        self.buffer(conn).extend_from_slice(bytes);
+        match self.stream_of(conn) {
+            Some((streams, index)) => streams.write(index, bytes),
+            None => self.buffer(conn).extend_from_slice(bytes),
+        }
+    }
+
+    fn share(&mut self, bytes: &[u8]) -> Share {
+        self.past.as_mut().map_or(Share::NONE, |past| past.streams.share(bytes))
+    }
+
+    fn write_shared(&mut self, conn: ConnId, bytes: &[u8], share: Share) {
+        match self.stream_of(conn) {
+            Some((streams, index)) => streams.write_shared(index, bytes, share),
+            None => self.write(conn, bytes),
+        }
     }
 
     fn queued(&self, conn: ConnId) -> usize {
+        if let (Some(index), Some(past)) = (conn.0.checked_sub(STREAMS_FIRST), &self.past) {
+            return past.streams.queued(index);
+        }
         self.conns.get(conn.0 as usize).filter(|conn| conn.open).map_or(0, Conn::unwritten)
     }
 
     fn flush(&mut self, conn: ConnId) -> usize {
-        self.open(conn).map_or(0, Conn::write)
+        match self.stream_of(conn) {
+            Some((streams, index)) => streams.flush(index),
+            None => self.open(conn).map_or(0, Conn::write),
+        }
     }
 
     fn close(&mut self, id: ConnId, how: How) -> Closed {
+        if let (Some(index), Some(past)) = (id.0.checked_sub(STREAMS_FIRST), &mut self.past) {
+            return past.streams.close(past.now, index, how);
+        }
         let Some(conn) = self.open(id) else { return Closed::Now };
         if how == How::GiveBack {
             conn.broken = true;
@@ -486,32 +549,42 @@ impl Sink for Memory {
     }
 
     fn pause(&mut self, conn: ConnId) {
-        if let Some(conn) = self.open(conn) {
+        if let Some((streams, index)) = self.stream_of(conn) {
+            streams.pause(index);
+        } else if let Some(conn) = self.open(conn) {
             conn.paused = true;
         }
     }
 
     fn resume(&mut self, conn: ConnId) {
-        if let Some(conn) = self.open(conn) {
+        if let Some((streams, index)) = self.stream_of(conn) {
+            streams.resume(index);
+        } else if let Some(conn) = self.open(conn) {
             conn.paused = false;
             conn.fresh = !conn.input.is_empty();
         }
     }
 
     fn notify_below(&mut self, conn: ConnId, bytes: usize) {
-        if let Some(conn) = self.open(conn) {
+        if let Some((streams, index)) = self.stream_of(conn) {
+            streams.notify_below(index, bytes);
+        } else if let Some(conn) = self.open(conn) {
             conn.notify_below = Some(bytes);
         }
     }
 
     fn keep_frames(&mut self, conn: ConnId) {
-        if let Some(conn) = self.open(conn) {
+        if let Some((streams, index)) = self.stream_of(conn) {
+            streams.keep_frames(index);
+        } else if let Some(conn) = self.open(conn) {
             conn.keep_frames = true;
         }
     }
 
     fn begin_message(&mut self, conn: ConnId) {
-        if let Some(conn) = self.open(conn)
+        if let Some((streams, index)) = self.stream_of(conn) {
+            streams.begin_message(index);
+        } else if let Some(conn) = self.open(conn)
             && conn.unwritten() > 0
         {
             conn.messages.push(conn.output.len());
@@ -519,6 +592,9 @@ impl Sink for Memory {
     }
 
     fn drop_oldest(&mut self, conn: ConnId, bytes: usize) -> usize {
+        if let Some((streams, index)) = self.stream_of(conn) {
+            return streams.drop_oldest(index, bytes);
+        }
         let Some(conn) = self.open(conn) else { return 0 };
         conn.messages.retain(|at| *at >= conn.sent);
         let mut dropped = 0;

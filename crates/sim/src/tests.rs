@@ -1,7 +1,7 @@
 //! Some seeds at each test run, and proof that the checks see what they are for.
 
 use crate::check_seed;
-use crate::plan::Cluster;
+use crate::plan::{Cluster, Path};
 use crate::watched::Plant;
 use crate::world::{Totals, Tracing};
 
@@ -17,11 +17,11 @@ const FOUND: [u64; 4] = [18, 48, 63, 2];
 /// dispatchers that stopped too early, bindings of clients that are another dispatcher's.
 const FOUND_DISPATCHED: [u64; 9] = [18, 42, 164, 204, 497, 602, 6688, 8316, 5021];
 
-fn check_seeds(cluster: Cluster) -> Totals {
+fn check_seeds(cluster: Cluster, path: Path) -> Totals {
     let mut sum = Totals::default();
     for seed in 0..SEEDS {
         let totals =
-            check_seed(cluster, seed, None, Tracing::Last(200)).unwrap_or_else(|failure| {
+            check_seed(cluster, path, seed, None, Tracing::Last(200)).unwrap_or_else(|failure| {
                 panic!("seed {seed}: {}\n{:#?}", failure.what, failure.trace)
             });
         sum.events += totals.events;
@@ -41,31 +41,32 @@ fn check_seeds(cluster: Cluster) -> Totals {
 
 #[test]
 fn seeds_keep_every_promise() {
-    check_seeds(Cluster::Direct);
+    check_seeds(Cluster::Direct, Path::Kernel);
 }
 
 #[test]
 fn seeds_with_dispatchers_keep_every_promise() {
-    let sum = check_seeds(Cluster::Dispatched);
+    let sum = check_seeds(Cluster::Dispatched, Path::Kernel);
     assert!(sum.returned > 0 && sum.moves > SEEDS, "{sum:?}");
 }
 
 #[test]
 fn seeds_that_found_defects_keep_passing() {
     for seed in FOUND {
-        let result = check_seed(Cluster::Direct, seed, None, Tracing::Last(200));
+        let result = check_seed(Cluster::Direct, Path::Kernel, seed, None, Tracing::Last(200));
         assert!(result.is_ok(), "seed {seed}: {result:#?}");
     }
     for seed in FOUND_DISPATCHED {
-        let result = check_seed(Cluster::Dispatched, seed, None, Tracing::Last(200));
+        let result = check_seed(Cluster::Dispatched, Path::Kernel, seed, None, Tracing::Last(200));
         assert!(result.is_ok(), "seed {seed}: {result:#?}");
     }
 }
 
 #[test]
 fn a_seed_is_the_same_run_each_time() {
-    for cluster in [Cluster::Direct, Cluster::Dispatched] {
-        let run = |seed| check_seed(cluster, seed, None, Tracing::Off).unwrap();
+    let clusters = [Cluster::Direct, Cluster::Dispatched];
+    for (cluster, path) in clusters.into_iter().zip([Path::Kernel, Path::Netstack]) {
+        let run = |seed| check_seed(cluster, path, seed, None, Tracing::Off).unwrap();
         for seed in [3, 12, 29] {
             assert_eq!(run(seed), run(seed));
         }
@@ -75,8 +76,9 @@ fn a_seed_is_the_same_run_each_time() {
 #[test]
 fn planted_defects_are_found() {
     for plant in Plant::ALL {
-        let found = (0..CANARY_SEEDS)
-            .any(|seed| check_seed(plant.cluster(), seed, Some(plant), Tracing::Off).is_err());
+        let found = (0..CANARY_SEEDS).any(|seed| {
+            check_seed(plant.cluster(), Path::Kernel, seed, Some(plant), Tracing::Off).is_err()
+        });
         assert!(found, "{plant:?} was not found");
     }
 }

@@ -38,13 +38,22 @@ pub(crate) struct Call {
     pub(crate) gone: Vec<u32>,
 }
 
+/// A connection that has just come to a shard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Newcomer {
+    /// Its index there.
+    pub(crate) conn: ConnId,
+    /// The port it comes from.
+    pub(crate) port: u16,
+}
+
 /// What a core was told.
 #[derive(Debug)]
 pub(crate) enum What {
     /// A client connected and has this connection_id.
-    Opened(u32),
+    Opened(u32, Newcomer),
     /// A client connected and was closed at once.
-    TurnedAway,
+    TurnedAway(Newcomer),
     /// Something connected to the inner address.
     LinkOpened,
     /// A link's bytes, of which these frames were carried out, in order.
@@ -212,13 +221,14 @@ impl App for Watched {
     fn handle_open(&mut self, now: Instant, opened: &Opened, sink: &mut impl Sink) {
         let before = self.gateway.stats();
         self.gateway.handle_open(now, opened, sink);
+        let newcomer = Newcomer { conn: opened.conn, port: opened.peer.port() };
         let what = match self.gateway.describe(opened.conn) {
             Some(Described::Client { connection_id, .. }) => {
                 self.live.insert(opened.conn, connection_id);
-                What::Opened(connection_id)
+                What::Opened(connection_id, newcomer)
             }
             Some(Described::Worker { .. } | Described::OutsideClient) => What::LinkOpened,
-            None => What::TurnedAway,
+            None => What::TurnedAway(newcomer),
         };
         debug_assert_eq!(opened.door == self.inner, matches!(what, What::LinkOpened));
         self.record(what, before);

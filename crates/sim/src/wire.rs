@@ -28,6 +28,9 @@ impl World {
         owner: Owner,
         ip: IpAddr,
     ) -> Option<(usize, Option<u32>)> {
+        if self.ether.is_some() && matches!(owner, Owner::Client(_)) {
+            return self.dial(server, door, owner, ip).map(|conn| (conn, None));
+        }
         let peer = SocketAddr::from((ip, u16::try_from(self.conns.len() % 60_000).unwrap_or(0)));
         let shard_count = self.process(server)?.shards().len();
         let shard = ShardId(u16::try_from(self.rng.below(shard_count)).expect("few shards"));
@@ -62,7 +65,11 @@ impl World {
         if !self.conns[conn].peer_open {
             return;
         }
-        for piece in self.pieces(bytes) {
+        let pieces = self.pieces(bytes);
+        if self.is_dialed(conn) {
+            return self.host_sends(conn, pieces);
+        }
+        for piece in pieces {
             self.push_to_server(conn, Item::Bytes(piece));
         }
     }
@@ -111,7 +118,9 @@ impl World {
             return;
         }
         self.note(|_| format!("connection {conn}: its peer closes, {how:?}"));
-        if !self.conns[conn].silent {
+        if self.is_dialed(conn) {
+            self.host_closes(conn, &how);
+        } else if !self.conns[conn].silent {
             self.push_to_server(conn, how);
         }
         self.settle_link(conn);
@@ -123,9 +132,14 @@ impl World {
             return;
         }
         self.note(|_| format!("connection {conn}: cut"));
-        let Self { rng, conns, .. } = self;
-        conns[conn].to_server.truncate(|total| rng.between(0, total));
-        self.push_to_server(conn, Item::Reset);
+        if self.is_dialed(conn) {
+            // A reset, which may be lost itself, and with it what it overtakes.
+            self.host_closes(conn, &Item::Reset);
+        } else {
+            let Self { rng, conns, .. } = self;
+            conns[conn].to_server.truncate(|total| rng.between(0, total));
+            self.push_to_server(conn, Item::Reset);
+        }
         self.conns[conn].peer_open = false;
         self.settle_link(conn);
         self.peer_lost(conn);
@@ -144,6 +158,9 @@ impl World {
     /// A peer reads again.
     pub(crate) fn resume(&mut self, conn: usize) {
         self.conns[conn].reading = true;
+        if self.is_dialed(conn) {
+            return self.host_reads(conn);
+        }
         self.schedule(self.now, Event::ToPeer(conn));
     }
 
@@ -218,7 +235,7 @@ impl World {
     /// A peer takes more bytes.
     pub(crate) fn widen(&mut self, conn: usize, more: usize) {
         let Conn { server, place, silent, .. } = self.conns[conn];
-        if silent {
+        if silent || self.is_dialed(conn) {
             return;
         }
         self.widen_at(server, place, more);
@@ -265,6 +282,7 @@ impl World {
 
     pub(crate) fn step(&mut self, server: Server, shard: ShardId) {
         let now = self.now;
+        self.prepare_streams(server, shard);
         let Some(process) = self.process(server) else { return };
         let sent = process.step(now, shard);
         self.harvest(server, shard);
@@ -321,6 +339,7 @@ impl World {
         for emitted in emitted {
             self.carry(server, emitted);
         }
+        self.follow_streams(server, shard);
         opened
     }
 
@@ -329,10 +348,12 @@ impl World {
         let life = self.gateways[server.index].life.as_mut()?;
         let mut opened = None;
         for call in life.process.shell.app(shard).take_journal() {
-            if let What::Opened(id) = call.what {
+            if let What::Opened(id, _) = call.what {
                 opened = Some(id);
             }
+            self.newcomer_arrives(server, shard, &call.what);
             self.judge(server, shard, &call);
+            self.check_cut(server, &call);
         }
         opened
     }

@@ -11,11 +11,12 @@ use tengate_proto::register::Register;
 use crate::client::Client;
 use crate::coverage::Coverage;
 use crate::dispatchers::DispatcherSlot;
+use crate::ether::Ether;
 use crate::model::Model;
 use crate::network::{Conn, Server};
 use crate::op::Op;
 use crate::outside::Outside;
-use crate::plan::{Cluster, Plan};
+use crate::plan::{Cluster, Path, Plan};
 use crate::process::Process;
 use crate::registers::Upstream;
 use crate::rng::Rng;
@@ -32,6 +33,8 @@ pub struct World {
     agenda: BinaryHeap<Reverse<(Instant, u64, Event)>>,
     order: u64,
     pub(crate) conns: Vec<Conn>,
+    /// What carries clients' connections past the kernel, if that is where they go.
+    pub(crate) ether: Option<Box<Ether>>,
     pub(crate) gateways: Vec<Gate>,
     pub(crate) registers: Vec<RegisterSlot>,
     /// Empty when workers link to gateways.
@@ -156,6 +159,12 @@ pub(crate) enum Event {
     Finish(usize, usize),
     /// Something fails.
     Fault,
+    /// Frames arrive.
+    Frames(u64),
+    /// The clients' host has its turn.
+    HostTurn,
+    /// It has something to do at this time.
+    HostWake,
 }
 
 /// A run that ended badly.
@@ -187,11 +196,12 @@ const HAPPENINGS_MAX: u64 = 3_000_000;
 /// What a check found, with the last happenings when `tracing` keeps them.
 pub fn run(
     cluster: Cluster,
+    path: Path,
     seed: u64,
     plant: Option<Plant>,
     tracing: Tracing,
 ) -> Result<Totals, Failure> {
-    let mut world = World::new(cluster, seed, plant, tracing);
+    let mut world = World::new(cluster, path, seed, plant, tracing);
     world.live();
     match world.failure {
         None => Ok(world.totals),
@@ -200,12 +210,22 @@ pub fn run(
 }
 
 impl World {
-    fn new(cluster: Cluster, seed: u64, plant: Option<Plant>, tracing: Tracing) -> Self {
+    fn new(
+        cluster: Cluster,
+        path: Path,
+        seed: u64,
+        plant: Option<Plant>,
+        tracing: Tracing,
+    ) -> Self {
         let mut rng = Rng::new(seed);
-        let plan = match cluster {
+        let mut plan = match cluster {
             Cluster::Direct => Plan::direct(&mut rng),
             Cluster::Dispatched => Plan::dispatched(&mut rng),
         };
+        let ether = (path == Path::Netstack).then(|| {
+            let link = plan.past_kernel(&mut rng);
+            Box::new(Ether::new(link, plan.gateways.len(), &mut rng, Instant::ZERO))
+        });
         Self {
             now: Instant::ZERO,
             rng,
@@ -214,6 +234,7 @@ impl World {
             agenda: BinaryHeap::new(),
             order: 0,
             conns: Vec::new(),
+            ether,
             gateways: Vec::new(),
             registers: Vec::new(),
             dispatchers: Vec::new(),
@@ -239,6 +260,7 @@ impl World {
     /// The whole run: start, rounds of trouble and rest, everybody leaves.
     fn live(&mut self) {
         self.note(|world| format!("plan {:?}", world.plan));
+        self.note(|world| format!("link {:?}", world.ether.as_ref().map(|ether| &ether.link)));
         self.start_everything();
         if let Some(overture) = self.plan.overture {
             self.run_until(self.now + overture);
@@ -312,6 +334,9 @@ impl World {
             Event::Look(server) => self.dispatcher_looks(server),
             Event::Finish(worker, target) => self.worker_finishes(worker, target),
             Event::Fault => self.strike(),
+            Event::Frames(number) => self.frames_arrive(number),
+            Event::HostTurn => self.host_turn(),
+            Event::HostWake => self.host_wakes(),
         }
     }
 
