@@ -21,6 +21,9 @@ const PACKAGES: [&str; 10] = [
     "util-linux",
 ];
 
+/// Everything that can use DPDK does.
+const DPDK: &str = "tengate/dpdk,tengate-bench/dpdk";
+
 /// What it is, program and arguments, environment.
 type Step = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
 
@@ -40,7 +43,7 @@ const STEPS: &[Step] = &[
             "clippy",
             "--workspace",
             "--features",
-            "tengate/dpdk",
+            DPDK,
             "--all-targets",
             "--locked",
             "--",
@@ -56,37 +59,18 @@ const STEPS: &[Step] = &[
             "doc",
             "--workspace",
             "--features",
-            "tengate/dpdk",
+            DPDK,
             "--no-deps",
             "--document-private-items",
             "--locked",
         ],
         &[("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links")],
     ),
-    (
-        "tests with DPDK",
-        &["cargo", "test", "--workspace", "--features", "tengate/dpdk", "--locked"],
-        &[],
-    ),
+    ("tests with DPDK", &["cargo", "test", "--workspace", "--features", DPDK, "--locked"], &[]),
     // All other tests would do the same again.
     (
         "tests without DPDK",
         &["cargo", "test", "--workspace", "--locked", "--test", "cli", "--test", "data_paths"],
-        &[],
-    ),
-    (
-        "clients past the kernel",
-        &[
-            "cargo",
-            "test",
-            "-p",
-            "tengate-bench",
-            "--features",
-            "dpdk",
-            "--test",
-            "device",
-            "--locked",
-        ],
         &[],
     ),
     ("fuzz corpora", &["cargo", "test", "--locked", "--manifest-path", "fuzz/Cargo.toml"], &[]),
@@ -119,6 +103,22 @@ const STEPS: &[Step] = &[
             "dispatched",
             "--seeds",
             "1..2000",
+        ],
+        &[],
+    ),
+    (
+        "TCP beside smoltcp's",
+        &[
+            "cargo",
+            "run",
+            "--release",
+            "--locked",
+            "-p",
+            "tengate-netstack",
+            "--example",
+            "seeds",
+            "--",
+            "0..300",
         ],
         &[],
     ),
