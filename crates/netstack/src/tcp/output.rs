@@ -268,12 +268,11 @@ impl Tcb {
         if millis(now).wrapping_sub(self.challenged_at) < interval {
             return;
         }
+        self.challenged_at = millis(now);
         match self.send_ack(now, None, shared, device) {
-            Ok(()) => {
-                self.challenged_at = millis(now);
-                shared.stats.challenge_acks_sent += 1;
-            }
-            Err(DeviceFull) => shared.stats.drop_device_full += 1,
+            Ok(()) => shared.stats.challenge_acks_sent += 1,
+            // It leaves when the turn ends, or when there is room: who asks whether we are there gives us up at last.
+            Err(DeviceFull) => self.ack_now = true,
         }
     }
 

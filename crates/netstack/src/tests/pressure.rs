@@ -259,6 +259,18 @@ fn probes_that_a_full_device_did_not_take_do_not_count() {
 }
 
 #[test]
+fn an_answer_to_a_probe_that_finds_no_room_leaves_when_there_is() {
+    let mut script = Script::established();
+    script.host.outbox.room = 0;
+    let probe = Header { seq: script.seq - 1, ..script.header(Flags::ACK) };
+    script.send_header(probe, b"");
+    script.expect_none();
+    script.host.outbox.room = usize::MAX;
+    assert_eq!(script.expect_one().header.ack, script.seq);
+    script.expect_none();
+}
+
+#[test]
 fn a_peer_that_is_not_there_is_given_up() {
     // RFC 9293 3.8.3.
     let mut pair = Pair::new(Faults { loss_permille: 1_000, ..Faults::NONE });
