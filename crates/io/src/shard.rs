@@ -43,7 +43,7 @@ pub(crate) struct Shard<A: Host> {
     /// Whether the shards leave no core to others.
     pub(crate) is_crowded: bool,
     read_buffer: Vec<u8>,
-    /// Swapped with [`Net::ready`] and [`Net::signals`], so that neither is allocated anew.
+    /// Swapped with the lists of sockets that are ready and of signals, so that neither is allocated anew.
     spare_list: Vec<u32>,
     mail: VecDeque<Mail<A::Command>>,
     /// When everything still open is cut.

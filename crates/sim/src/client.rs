@@ -67,6 +67,29 @@ pub(crate) enum Phase {
     Gone,
 }
 
+impl Client {
+    /// One that has left, whose gateway does not know it.
+    pub(crate) fn ghost(&self, conn: usize) -> Self {
+        Self {
+            server: self.server,
+            id: None,
+            conn,
+            websocket: self.websocket,
+            phase: Phase::Gone,
+            sent: 0,
+            wanted: 0,
+            told: Vec::new(),
+            taken: BTreeSet::new(),
+            held: BTreeMap::new(),
+            mute: true,
+            cut: true,
+            turned_away: false,
+            key: self.key,
+            decoder: ClientDecoder::default(),
+        }
+    }
+}
+
 impl World {
     /// A new client connects to some gateway.
     pub(crate) fn client_joins(&mut self) {

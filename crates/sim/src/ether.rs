@@ -10,15 +10,15 @@ use std::collections::BTreeMap;
 
 use tengate_base::{CloseCause, ConnId, Door, Instant, ShardId};
 use tengate_io::streams::Streams;
-use tengate_netstack::{Address, Config, Keepalive, MacAddr, Secret, flow_hash};
+use tengate_netstack::{Address, Config, Keepalive, MacAddr, Secret, Stack, Stats, flow_hash};
 
 use crate::client::Phase;
 use crate::host::Host;
 use crate::network::{Owner, Server};
-use crate::plan::past::{Link, SYN_BACKLOG_MAX, Spread};
+use crate::plan::past::{Link, OfDead, SYN_BACKLOG_MAX, Spread};
 use crate::rng::Rng;
 use crate::shell::{Handed, Outbox, Place, STREAMS_FIRST};
-use crate::watched::{Call, Newcomer, What};
+use crate::watched::{Call, Newcomer, Plant, What};
 use crate::world::{Event, World};
 
 /// The link and who is on it.
@@ -32,6 +32,8 @@ pub(crate) struct Ether {
     flight_count: u64,
     /// When the last frame that was not overtaken arrives, by sender and receiver.
     last: BTreeMap<(Node, Node), Instant>,
+    /// What each gateway's machine answers with while the gateway is dead.
+    kernels: Vec<Stack>,
     /// When each gateway is reachable again.
     parted_until: Vec<Instant>,
 }
@@ -116,9 +118,14 @@ impl Ether {
     /// A link without frames.
     pub(crate) fn new(link: Link, gateway_count: usize, rng: &mut Rng, now: Instant) -> Self {
         let host = Host::new(link.stack(Node::Clients, rng), link.queue_room, now);
+        let kernel = |index| {
+            Stack::new(link.stack(Node::Gateway(index), rng), now).expect("a good configuration")
+        };
+        let kernels = (0..gateway_count).map(kernel).collect();
         Self {
             link,
             host,
+            kernels,
             flights: BTreeMap::new(),
             flight_count: 0,
             last: BTreeMap::new(),
@@ -174,10 +181,15 @@ impl World {
     fn transmit_to(&mut self, from: Node, to: Node, frame: &[u8]) {
         let now = self.now;
         let (least, most) = self.plan.latency_micros;
-        let Self { ether, rng, calm, .. } = self;
+        let Self { ether, rng, calm, plant, totals, .. } = self;
         let Some(ether) = ether else { return };
         let is_lost = !*calm && rng.below(1000) < ether.link.loss_permille;
-        if is_lost || ether.is_parted(from, now) || ether.is_parted(to, now) {
+        let is_swallowed = *plant == Some(Plant::SwallowFrames)
+            && to == Node::Clients
+            && receiving_port(frame).is_some_and(|port| port.is_multiple_of(5));
+        totals.frames += 1;
+        if is_lost || is_swallowed || ether.is_parted(from, now) || ether.is_parted(to, now) {
+            totals.frames_lost += 1;
             self.note(|_| format!("lost: {from:?} to {to:?} {}", in_short(frame)));
             return;
         }
@@ -217,7 +229,7 @@ impl World {
             Destination::Node(Node::Gateway(index)) => {
                 let server = self.gateways[index].server;
                 let Some(count) = self.process(server).map(|process| process.shards().len()) else {
-                    return;
+                    return self.kernel_answers(index, &flight.frames);
                 };
                 let owner = flow_hash(&flight.frames[0]).map(|hash| hash as usize % count);
                 let shard = match (spread, owner) {
@@ -225,7 +237,9 @@ impl World {
                     (Spread::Device, Some(owner)) => owner,
                     (Spread::Device, None) | (Spread::Any, _) => self.rng.below(count),
                 };
-                (server, ShardId(u16::try_from(shard).expect("few shards")), Handed::No)
+                let is_kept = self.plant == Some(Plant::MissteerFrame) && number.is_multiple_of(50);
+                let handed = if is_kept { Handed::Over } else { Handed::No };
+                (server, ShardId(u16::try_from(shard).expect("few shards")), handed)
             }
             Destination::Shard(server, shard) => (server, shard, Handed::Over),
         };
@@ -234,6 +248,22 @@ impl World {
             process.receive_frame(shard, frame, handed);
         }
         self.touch(server, shard);
+    }
+
+    /// Frames come to a gateway that is dead.
+    fn kernel_answers(&mut self, index: usize, frames: &[Vec<u8>]) {
+        let now = self.now;
+        let Some(ether) = &mut self.ether else { return };
+        if ether.link.of_dead == OfDead::Vanish {
+            return;
+        }
+        let mut outbox = Outbox::new(usize::MAX);
+        for frame in frames {
+            ether.kernels[index].handle_frame(now, frame, &mut outbox);
+        }
+        for frame in outbox.take() {
+            self.transmit(Node::Gateway(index), &frame);
+        }
     }
 
     /// Before a shard's turn.
@@ -264,6 +294,7 @@ impl World {
             let most = if self.rng.percent(10) { 2000 } else { 30 };
             let at = self.now + self.rng.micros(0, most);
             let Some(ether) = &mut self.ether else { return };
+            self.totals.frames_handed += frames.len() as u64;
             let number = ether.launch(Destination::Shard(server, owner), frames);
             self.schedule(at, Event::Frames(number));
         }
@@ -277,7 +308,14 @@ impl World {
         let (newcomer, id) = match *what {
             What::Opened(id, newcomer) => (newcomer, Some(id)),
             What::TurnedAway(newcomer) => (newcomer, None),
-            _ => return,
+            What::LinkOpened
+            | What::Frames(_)
+            | What::Bytes(_)
+            | What::Closed(_)
+            | What::Batch(_)
+            | What::Timeout
+            | What::Wish
+            | What::Drained => return,
         };
         let Newcomer { conn: stream, port } = newcomer;
         if self.ether.is_none() || stream.0 < STREAMS_FIRST {
@@ -287,10 +325,17 @@ impl World {
         let Some(Owner::Client(index)) = self.conns.get(conn).map(|conn| conn.owner) else {
             return self.fail(format!("nobody connects from port {port}"));
         };
-        self.note(|_| format!("connection {conn}: opened at {server:?} {shard} id {id:?}"));
+        let (mut index, mut conn) = (index, conn);
         if self.clients[index].id.is_some() || self.clients[index].turned_away {
-            return self.fail(format!("client {index} was accepted twice"));
+            if !self.uses_cookies() {
+                return self.fail(format!("client {index} was accepted twice"));
+            }
+            // A cookie can be used again: by a segment that came late, when its connection is over.
+            (index, conn) = self.ghost_joins(index);
         }
+        self.note(|_| {
+            format!("connection {conn} of client {index}: opened at {server:?} {shard} id {id:?}")
+        });
         // A gateway that was started again may take the SYN that the one before did not get.
         self.clients[index].server = server;
         self.clients[index].id = id;
@@ -321,15 +366,21 @@ impl World {
         }
     }
 
+    /// Whether gateways may accept clients by SYN cookies.
+    fn uses_cookies(&self) -> bool {
+        self.ether.as_ref().is_some_and(|ether| ether.link.syn_backlog_max < SYN_BACKLOG_MAX)
+    }
+
     /// At rest every client that waits for nothing but a living gateway is known to it.
     pub(crate) fn check_admitted(&mut self, index: usize) -> Result<(), String> {
-        let Some(ether) = &self.ether else { return Ok(()) };
         let client = &self.clients[index];
-        // Accepted by a cookie, only the client knows, until it says something.
-        let may_be_silent = ether.link.syn_backlog_max < SYN_BACKLOG_MAX;
         let (server, conn) = (client.server, client.conn);
-        let waits = client.id.is_none() && !client.turned_away && self.conns[conn].peer_open;
-        if waits && !may_be_silent && self.is_running(server) {
+        let waits = self.ether.is_some()
+            && client.id.is_none()
+            && !client.turned_away
+            && self.conns[conn].peer_open;
+        // Accepted by a cookie, only the client knows, until it says something.
+        if waits && !self.uses_cookies() && self.is_running(server) {
             return Err(format!("client {index} never came to {server:?}"));
         }
         Ok(())
@@ -347,21 +398,47 @@ impl World {
 
     /// What a gateway's stacks still have although everybody left.
     pub(crate) fn streams_leftover(&self, gateway: usize) -> Option<String> {
-        let life = self.gateways[gateway].life.as_ref()?;
+        let (ether, life) = (self.ether.as_ref()?, self.gateways[gateway].life.as_ref()?);
         let shards = (0..self.gateways[gateway].config.shards).map(ShardId);
         let stacks = shards.filter_map(|shard| life.process.shell.streams(shard));
+        let stacks = stacks.map(Streams::stack).chain([ether.host.stack()]);
         let left: Vec<_> = stacks
-            .map(|streams| (streams.stack().conn_count(), streams.stack().pool_used_bytes()))
+            .map(|stack| (stack.conn_count(), stack.pool_used_bytes(), refused(stack.stats())))
             .collect();
-        let is_empty = left.iter().all(|left| *left == (0, 0));
-        (!is_empty).then(|| format!("its stacks have connections and bytes {left:?}"))
+        let is_empty = left.iter().all(|left| *left == (0, 0, 0));
+        (!is_empty).then(|| {
+            format!(
+                "stacks, the last one its clients', have connections, bytes, bad frames {left:?}"
+            )
+        })
     }
+}
+
+/// Frames that a stack took for broken, on a link that breaks none.
+fn refused(stats: &Stats) -> u64 {
+    stats.drop_frame_malformed
+        + stats.drop_arp_malformed
+        + stats.drop_ip_malformed
+        + stats.drop_ip_checksum
+        + stats.drop_icmp_malformed
+        + stats.drop_tcp_malformed
+        + stats.drop_tcp_checksum
+}
+
+/// Where the segment in a frame begins, and its header.
+fn segment(frame: &[u8]) -> Option<(usize, &[u8])> {
+    let at = if frame.get(12..14) == Some(&[0x86, 0xdd]) { 54 } else { 34 };
+    flow_hash(frame)?;
+    Some((at, frame.get(at..at + 20)?))
+}
+
+fn receiving_port(frame: &[u8]) -> Option<u16> {
+    segment(frame).map(|(_, header)| u16::from_be_bytes([header[2], header[3]]))
 }
 
 /// A frame as the trace shows it: the ports, numbers and flags of a segment.
 fn in_short(frame: &[u8]) -> String {
-    let at = if frame.get(12..14) == Some(&[0x86, 0xdd]) { 54 } else { 34 };
-    let Some(header) = frame.get(at..at + 20).filter(|_| flow_hash(frame).is_some()) else {
+    let Some((at, header)) = segment(frame) else {
         return format!("{} bytes, no segment", frame.len());
     };
     let ports = [0, 2].map(|at| u16::from_be_bytes([header[at], header[at + 1]]));

@@ -4,7 +4,7 @@ use core::mem;
 use core::net::{IpAddr, SocketAddr};
 use std::collections::{BTreeMap, VecDeque};
 
-use tengate_base::{ConnId, Door, Instant};
+use tengate_base::{ConnId, Door, Instant, ShardId};
 use tengate_netstack::{Config, Event as Happened, Stack};
 
 use crate::ether::Node;
@@ -56,6 +56,11 @@ impl Host {
             is_turn_planned: false,
             wake: None,
         }
+    }
+
+    /// The stack, for what it has and has counted.
+    pub(crate) fn stack(&self) -> &Stack {
+        &self.stack
     }
 
     /// A client has given a connection up.
@@ -129,22 +134,22 @@ impl World {
         };
         host.lines.insert(conn, line);
         host.by_stream.insert(stream, conn);
-        self.conns.push(Conn {
-            server,
-            place: Place::of_stream(tengate_base::ShardId(0), ConnId(0)),
-            near: None,
-            owner,
-            server_open: false,
-            peer_open: true,
-            reading: true,
-            silent: false,
-            to_server: Pipe::default(),
-            to_peer: Pipe::default(),
-            unread: Vec::new(),
-        });
+        self.conns.push(unknown(server, owner));
         self.plan_host_turn();
         self.note(|_| format!("connection {conn}: {owner:?} dials {server:?}"));
         Some(conn)
+    }
+
+    /// A gateway takes a segment that came late for a client: one that has left already. Returns it and its connection.
+    pub(crate) fn ghost_joins(&mut self, of: usize) -> (usize, usize) {
+        let (ghost, conn) = (self.clients.len(), self.conns.len());
+        let client = self.clients[of].ghost(conn);
+        let conn_of_ghost =
+            Conn { peer_open: false, ..unknown(client.server, Owner::Client(ghost)) };
+        self.clients.push(client);
+        self.conns.push(conn_of_ghost);
+        self.note(|_| format!("client {ghost} is the ghost of client {of}"));
+        (ghost, conn)
     }
 
     /// Whether a connection is a client's that comes past the kernel.
@@ -325,5 +330,22 @@ impl World {
             self.fail(format!("connection {conn} ended ({how}), and its gateway has it still"));
         }
         self.peer_lost(conn);
+    }
+}
+
+/// A connection that no gateway knows yet.
+fn unknown(server: Server, owner: Owner) -> Conn {
+    Conn {
+        server,
+        place: Place::of_stream(ShardId(0), ConnId(0)),
+        near: None,
+        owner,
+        server_open: false,
+        peer_open: true,
+        reading: true,
+        silent: false,
+        to_server: Pipe::default(),
+        to_peer: Pipe::default(),
+        unread: Vec::new(),
     }
 }

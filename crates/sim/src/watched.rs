@@ -93,6 +93,10 @@ pub enum Plant {
     ForgetUnacknowledged,
     /// A dispatcher takes itself for the home of every gateway.
     CoverTwice,
+    /// Past the kernel, every fiftieth frame is not handed to the shard that owns it.
+    MissteerFrame,
+    /// Past the kernel, nothing reaches every fifth client.
+    SwallowFrames,
 }
 
 impl Plant {
@@ -104,13 +108,20 @@ impl Plant {
             | Self::LoseReturned
             | Self::ForgetUnbind
             | Self::ForgetClose
-            | Self::ReturnTwice => Cluster::Direct,
+            | Self::ReturnTwice
+            | Self::MissteerFrame
+            | Self::SwallowFrames => Cluster::Direct,
             Self::LoseNames | Self::ForgetUnacknowledged | Self::CoverTwice => Cluster::Dispatched,
         }
     }
 
+    /// Whether it spoils what is only past the kernel.
+    pub fn is_past_kernel(self) -> bool {
+        matches!(self, Self::MissteerFrame | Self::SwallowFrames)
+    }
+
     /// Every one.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::LoseBatch,
         Self::ReorderReturned,
         Self::LoseReturned,
@@ -120,6 +131,8 @@ impl Plant {
         Self::LoseNames,
         Self::ForgetUnacknowledged,
         Self::CoverTwice,
+        Self::MissteerFrame,
+        Self::SwallowFrames,
     ];
 }
 
@@ -198,7 +211,9 @@ impl Watched {
                 | Plant::ForgetClose
                 | Plant::LoseNames
                 | Plant::ForgetUnacknowledged
-                | Plant::CoverTwice,
+                | Plant::CoverTwice
+                | Plant::MissteerFrame
+                | Plant::SwallowFrames,
             )
             | None => {}
         }

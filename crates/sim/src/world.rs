@@ -81,6 +81,12 @@ pub struct Totals {
     pub moves: u64,
     /// Faults that were carried out.
     pub faults: u64,
+    /// Frames that were sent, past the kernel.
+    pub frames: u64,
+    /// Of them, those that were lost.
+    pub frames_lost: u64,
+    /// Frames that came to the queue of one shard and were handed to another.
+    pub frames_handed: u64,
 }
 
 /// A gateway, running or not.

@@ -27,6 +27,8 @@ pub(crate) struct Link {
     pub(crate) reorder_percent: usize,
     /// Turns of a shard in which it has no room for what bytes cause, in percent.
     pub(crate) congested_percent: usize,
+    /// What becomes of frames to a gateway that is dead.
+    pub(crate) of_dead: OfDead,
     /// Who chooses the queue that a frame comes to.
     pub(crate) spread: Spread,
     /// Greatest packet.
@@ -41,6 +43,15 @@ pub(crate) struct Link {
     pub(crate) syn_backlog_max: u32,
     /// How senders find their rate.
     pub(crate) congestion: CongestionControl,
+}
+
+/// What becomes of frames to a gateway whose process has died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OfDead {
+    /// The device was the process's own: nobody gets them.
+    Vanish,
+    /// The device is the kernel's again, which knows none of the connections and resets them.
+    Reset,
 }
 
 /// Who chooses the queue of a shard that a frame comes to.
@@ -63,18 +74,24 @@ impl Plan {
         }
         // Lost frames are sent again after a while, and after a longer one when that was in vain.
         self.rest += Duration::from_secs(6);
+        let mut syn_backlog_max = *rng.pick(&[0, 2, SYN_BACKLOG_MAX, SYN_BACKLOG_MAX]);
+        if !self.dispatchers.is_empty() {
+            // A cookie may bring a client twice, and behind dispatchers only its port tells who it is.
+            syn_backlog_max = SYN_BACKLOG_MAX;
+        }
         let window = u32::try_from(self.window_bytes).expect("small").max(BUFFER_BYTES_MIN);
         Link {
             loss_permille: *rng.pick(&[0, 0, 5, 20, 50]),
             duplicate_permille: *rng.pick(&[0, 0, 10, 50]),
             reorder_percent: *rng.pick(&[0, 0, 2, 20, 100]),
             congested_percent: *rng.pick(&[0, 0, 5, 50]),
+            of_dead: *rng.pick(&[OfDead::Vanish, OfDead::Reset]),
             spread: *rng.pick(&[Spread::Device, Spread::One, Spread::Any, Spread::Any]),
             mtu: *rng.pick(&[1280, 1500, 1500, 9000]),
             queue_room: *rng.pick(&[2, 32, 1024, 1024]),
             window_bytes: window,
             send_buffer_bytes: *rng.pick(&[BUFFER_BYTES_MIN, window, 1 << 20]),
-            syn_backlog_max: *rng.pick(&[0, 2, SYN_BACKLOG_MAX, SYN_BACKLOG_MAX]),
+            syn_backlog_max,
             congestion: *rng.pick(&[
                 CongestionControl::Cubic,
                 CongestionControl::Cubic,
