@@ -24,7 +24,8 @@ pub(crate) struct Device<'a> {
 impl Device<'_> {
     /// The clients' addresses, enough of them for `count` clients.
     pub(super) fn sources(&self, target: &Target, count: usize) -> Result<Vec<Address>> {
-        let needed = count.div_ceil(CLIENTS_PER_ADDRESS);
+        // Some to spare: a port rests for a while after its connection.
+        let needed = count.div_ceil(CLIENTS_PER_ADDRESS) + 3;
         let (addresses, prefix_len) = match self.addresses {
             None => (following(target, needed)?, FOLLOWING_PREFIX_LEN),
             Some(Addresses::Count(count)) => (following(target, *count)?, FOLLOWING_PREFIX_LEN),
@@ -109,5 +110,5 @@ const WINDOW_BYTES: u32 = 64 << 10;
 /// What all clients together may have on the way.
 const POOL_BYTES: usize = 1 << 30;
 const CONNS_SPARE: u32 = 10_000;
-/// As Linux has it over loopback.
-const TIME_WAIT: Duration = Duration::from_secs(1);
+/// Frames do not grow old between two processes.
+const TIME_WAIT: Duration = Duration::from_millis(100);
