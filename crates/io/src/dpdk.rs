@@ -3,7 +3,7 @@
 //! [`Eal::init`] starts DPDK once a process and creates the devices of the configuration; [`Port::open`] configures one
 //! and gives a [`QueueSeat`] for each of its queue pairs; a shard's thread claims its seat and owns the [`Queue`]. A turn:
 //! [`Queue::receive`] a [`Burst`] of frames, in place; [`Queue::append`] frames of its own; [`Queue::flush`] them. What a
-//! turn found tells [`Idle`] how to rest.
+//! turn found tells [`Idle`](crate::Idle) how to rest.
 //!
 //! Costs: one call into DPDK for a burst of up to [`BURST_FRAMES`] received and up to [`STAGED_FRAMES`] sent frames. Each queue
 //! pair has a pool of its own, sized at start. A connection costs nothing here: a frame stays from its arrival to the end

@@ -24,10 +24,10 @@ pub(crate) struct Device<'a> {
 impl Device<'_> {
     /// The clients' addresses, enough of them for `count` clients.
     pub(super) fn sources(&self, target: &Target, count: usize) -> Result<Vec<Address>> {
-        // Some to spare: a port rests for a while after its connection.
-        let needed = count.div_ceil(CLIENTS_PER_ADDRESS) + 3;
+        let needed = count.div_ceil(CLIENTS_PER_ADDRESS);
         let (addresses, prefix_len) = match self.addresses {
-            None => (following(target, needed)?, FOLLOWING_PREFIX_LEN),
+            // Some to spare: a port rests for a while after its connection.
+            None => (following(target, needed + 3)?, FOLLOWING_PREFIX_LEN),
             Some(Addresses::Count(count)) => (following(target, *count)?, FOLLOWING_PREFIX_LEN),
             Some(Addresses::Listed { addresses, prefix_len }) => (addresses.clone(), *prefix_len),
         };
