@@ -169,8 +169,11 @@ impl Stack {
         let decoded = cookie::decode(self.shared.keys.cookie, key, path.local, now, peer_iss, iss);
         let Some(mss) = decoded.filter(|_| !header.flags.has(Flags::SYN)) else {
             self.shared.stats.drop_cookie_invalid += 1;
-            // It may have overtaken the one that says where the peer's stream begins, and what it carries comes again.
-            if cookie::is_recent(now, iss) {
+            // It may have overtaken the one that says where the peer's stream begins, and what it carries comes again. If
+            // so, it echoes what our SYN-ACK said not long ago.
+            let clock = Tcb::new(now, *key, arrival.mac, &self.shared).timestamp(now);
+            let age = header.options.timestamps.map(|theirs| clock.wrapping_sub(theirs.echo));
+            if age.is_some_and(|age| u128::from(age) < COOKIE_PATIENCE.as_millis()) {
                 return;
             }
             self.refuse(arrival, key, path, device);
@@ -223,5 +226,7 @@ impl Stack {
     }
 }
 
+/// For so long a peer may send the beginning of its stream again. Who has no connection is told so only after it.
+const COOKIE_PATIENCE: Duration = Duration::from_secs(4);
 /// After it no cookie is good.
 const COOKIE_LIFETIME: Duration = Duration::from_secs(128);

@@ -38,14 +38,9 @@ pub(crate) fn decode(
     cookie: Seq,
 ) -> Option<u16> {
     let head = cookie.0 >> 24;
+    let age = period(now).wrapping_sub(head >> 3) & PERIOD_MASK;
     let is_ours = cookie.0 & 0x00ff_ffff == hash(key, flow, local, peer_iss, head);
-    (is_recent(now, cookie) && is_ours).then(|| SIZES[(head & 7) as usize])
-}
-
-/// Whether a number could be that of a cookie of the last two minutes, as far as its time goes. One in sixteen is.
-pub(crate) fn is_recent(now: Instant, cookie: Seq) -> bool {
-    let age = period(now).wrapping_sub(cookie.0 >> 27) & PERIOD_MASK;
-    age <= PERIODS_MAX
+    (age <= PERIODS_MAX && is_ours).then(|| SIZES[(head & 7) as usize])
 }
 
 /// A timestamp not after `now_timestamp` that holds what a SYN offered.

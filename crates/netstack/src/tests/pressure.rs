@@ -54,29 +54,36 @@ fn beyond_the_backlog_a_cookie_remembers_the_connection() {
 
 #[test]
 fn bytes_that_overtake_the_answer_to_a_cookie_do_not_reset_the_connection() {
-    let mut script = flooded();
-    let syn = script.header(Flags::SYN);
-    script.send_header(syn, b"");
-    let syn_ack = script.expect_one().header;
-    (script.seq, script.ack) = (IRS + 1, syn_ack.seq + 1);
-    let (first, second) =
-        (script.header(Flags::ACK), Header { seq: IRS + 6, ..script.header(Flags::ACK) });
-    script.send_header(second, b" world");
-    // So does the answer to a SYN-ACK that came twice.
-    script.send_header(Header { seq: IRS + 12, ..second }, b"");
-    assert!(script.host.accepted.is_empty());
-    script.expect_none();
-    script.send_header(first, b"hello");
-    let conn = script.host.accepted.pop().expect("it is open");
-    script.seen();
-    script.send_header(second, b" world");
-    assert_eq!(script.stream(conn).received, b"hello world");
+    for (late, is_reset) in [(Duration::from_millis(300), false), (Duration::from_secs(5), true)] {
+        let mut script = flooded();
+        let timestamps = Some(Timestamps { value: 77, echo: 0 });
+        let options = Options { timestamps, ..all_options() };
+        script.send_header(Header { options, ..script.header(Flags::SYN) }, b"");
+        let syn_ack = script.expect_one().header;
+        script.now = script.now + late;
+        (script.seq, script.ack) = (IRS + 1, syn_ack.seq + 1);
+        let echo = syn_ack.options.timestamps.expect("the peer has them too").value;
+        let options =
+            Options { timestamps: Some(Timestamps { value: 78, echo }), ..Options::default() };
+        let first = Header { options, ..script.header(Flags::ACK) };
+        let second = Header { seq: IRS + 6, ..first };
+        script.send_header(second, b" world");
+        // So does the answer to a SYN-ACK that came twice.
+        script.send_header(Header { seq: IRS + 12, ..first }, b"");
+        assert!(script.host.accepted.is_empty());
+        let seen = script.seen();
+        assert_eq!(!seen.is_empty(), is_reset, "what is older is of no connection: {seen:?}");
+        script.send_header(first, b"hello");
+        let conn = script.host.accepted.pop().expect("it is open");
+        script.send_header(second, b" world");
+        assert_eq!(script.stream(conn).received, b"hello world");
+    }
 }
 
 #[test]
 fn a_forged_or_late_cookie_opens_nothing() {
-    // RFC 4987 3.6. One that could be a cookie, but for its hash, may be a segment that overtook another.
-    for (offset, seconds, is_reset) in [(1, 0, false), (1 << 29, 0, true), (0, 300, true)] {
+    // RFC 4987 3.6.
+    for (offset, seconds) in [(1, 0), (0, 300)] {
         let mut script = flooded();
         let syn = script.header(Flags::SYN);
         script.send_header(syn, b"");
@@ -86,8 +93,7 @@ fn a_forged_or_late_cookie_opens_nothing() {
         script.send(Flags::ACK, b"");
         assert!(script.host.accepted.is_empty());
         let seen = script.seen();
-        let resets = seen.iter().any(|seen| seen.header.flags.has(Flags::RST));
-        assert_eq!(resets, is_reset, "{seen:?}");
+        assert!(seen.iter().any(|seen| seen.header.flags.has(Flags::RST)), "{seen:?}");
     }
 }
 
