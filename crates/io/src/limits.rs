@@ -60,3 +60,5 @@ pub(crate) const EVICTED_MAX: usize = 256;
 pub(crate) const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it looks.
 pub(crate) const DELIVERY_LOOK: Duration = Duration::from_millis(1);
+/// Connections that a message for many is queued on before the stack sends to them: few enough to be in the cache still.
+pub(crate) const SHARED_WRITES_PER_SEND: u32 = 32;

@@ -26,7 +26,7 @@ use tengate_netstack::{Config, ConfigError, Device, SharedBytes, Stack};
 use crate::buffers::BufferId;
 use crate::conn::Flags;
 use crate::conns::{Broken, Carrier, Conns};
-use crate::limits::{EVICTED_MAX, EVICTION_INTERVAL};
+use crate::limits::{EVICTED_MAX, EVICTION_INTERVAL, SHARED_WRITES_PER_SEND};
 use crate::net::ConnSnapshot;
 
 pub(crate) use turn::{cut, stop};
@@ -73,6 +73,8 @@ pub(crate) struct Wire<D> {
     starved: Vec<u32>,
     /// What is shared in this turn; a [`Share`] is a place here.
     shares: Vec<SharedBytes>,
+    /// Pieces of shared bytes handed to the stack; it wraps.
+    shared_writes: u32,
 }
 
 /// That a connection is one of the stack's; its index says which.
@@ -122,7 +124,15 @@ impl<D: Device> Streams<D> {
         for &(port, door) in &listening {
             stack.listen(port, door);
         }
-        let wire = Wire { stack, device, now, low_mark, starved: Vec::new(), shares: Vec::new() };
+        let wire = Wire {
+            stack,
+            device,
+            now,
+            low_mark,
+            starved: Vec::new(),
+            shares: Vec::new(),
+            shared_writes: 0,
+        };
         Ok(Self {
             conns: Conns::new(wire, first.0),
             listening,
@@ -275,6 +285,11 @@ impl<D: Device> Streams<D> {
             };
             let taken = wire.stack.send_shared(ConnId(index), *shared);
             wire.note_taken(index, taken, bytes.len());
+            wire.shared_writes = wire.shared_writes.wrapping_add(1);
+            if wire.shared_writes.is_multiple_of(SHARED_WRITES_PER_SEND) {
+                // What finds no room is tried again at the end of the turn.
+                let _full = wire.stack.send_now(wire.now, &mut wire.device);
+            }
             Ok(taken)
         });
     }

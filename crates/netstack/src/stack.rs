@@ -318,6 +318,15 @@ impl Stack {
             self.shared.chunks.unrefer(id);
         }
         self.turn = self.turn.wrapping_add(1);
+        self.send_now(now, device)
+    }
+
+    /// Sends what connections have to send so far, within a turn. A message for many connections goes out in parts then, each
+    /// while its connections are still in the cache.
+    ///
+    /// # Errors
+    /// [`DeviceFull`] when something could not be sent now; [`Stack::flush`] tries again.
+    pub fn send_now(&mut self, now: Instant, device: &mut impl Device) -> Result<(), DeviceFull> {
         // Those that are marked meanwhile have their turn next time.
         for _ in 0..self.dirty.len() {
             let Some(index) = self.dirty.pop_front() else { break };
