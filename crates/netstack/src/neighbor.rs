@@ -45,11 +45,6 @@ impl Neighbors {
         self.entries.insert(address, fixed);
     }
 
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     /// Where is it? When that is not known, `waiter` is told once it is.
     pub(crate) fn resolve(&mut self, now: Instant, address: Ipv6Addr, waiter: u32) -> Resolved {
         if !self.entries.contains_key(&address) {

@@ -370,21 +370,6 @@ impl Stack {
         self.shared.chunks.used()
     }
 
-    /// Bytes of the pool that may be in use. From fifteen sixteenths of it on no connection is begun, in either direction.
-    pub const fn pool_limit_bytes(&self) -> usize {
-        self.shared.chunks.limit()
-    }
-
-    /// Connections that peers are opening; beyond the configured number SYN cookies are sent.
-    pub const fn backlog_len(&self) -> usize {
-        self.backlog_len as usize
-    }
-
-    /// Neighbours whose addresses are known or asked for.
-    pub fn neighbor_count(&self) -> usize {
-        self.neighbors.len()
-    }
-
     /// Puts a connection on the list for the end of the turn.
     fn mark(&mut self, index: u32) {
         if let Some(tcb) = self.flows.get_mut(index) {

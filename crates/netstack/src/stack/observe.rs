@@ -22,7 +22,8 @@ pub struct Gauges {
     pub time_wait: u64,
     /// Beyond it the oldest is forgotten.
     pub time_wait_max: u64,
-    /// Bytes queued, unacknowledged, out of order or kept by the shell.
+    /// Bytes queued, unacknowledged, out of order or kept by the shell. From fifteen sixteenths of the limit on no connection
+    /// is begun, in either direction.
     pub pool_used_bytes: u64,
     /// How many there may be.
     pub pool_bytes_max: u64,

@@ -139,7 +139,8 @@ fn the_last_sixteenth_of_the_pool_is_for_connections_that_are_open() {
     let mut pair = Pair::with_configs(Faults::NONE, config(0), small);
     let (conn, other) = pair.open();
     let stack = &mut pair.hosts[1].stack;
-    assert_eq!((stack.pool_limit_bytes(), stack.backlog_len()), (64 << 10, 0));
+    let gauges = stack.gauges();
+    assert_eq!((gauges.pool_bytes_max, gauges.syn_backlog), (64 << 10, 0));
     stack.hold(other, (60 << 10) + 1);
     let late = pair.connect();
     pair.hosts[1].stream(other).to_send = bytes(1000, 0);

@@ -111,15 +111,18 @@ const KERNEL: PathCosts = PathCosts {
 };
 
 const DPDK: PathCosts = PathCosts {
-    // Of the stack alone 350, 650 and 4400 ns are measured, all clients speaking at once; the gateway adds 850.
-    echo_nanos: Cost::estimated(
-        &[(1000, 1_200.0), (100_000, 1_500.0), (1_000_000, 5_250.0)],
-        "data-paths.md, our TCP/IP stack, and first runs over memif",
+    echo_nanos: Cost::measured(
+        &[(1000, 730.0), (10_000, 1_330.0), (100_000, 1_380.0)],
+        "benchmarks.md, past the kernel",
     ),
-    delivery_nanos: Cost::estimated(&[(u32::MAX, 740.0)], "first runs over memif"),
-    handshake_nanos: Cost::estimated(&[(u32::MAX, 5_000.0)], "first runs over memif"),
+    delivery_nanos: Cost::measured(&[(u32::MAX, 590.0)], "benchmarks.md, past the kernel"),
+    handshake_nanos: Cost::measured(&[(u32::MAX, 2_980.0)], "benchmarks.md, past the kernel"),
     byte_nanos: Cost::estimated(&[(u32::MAX, 1.0)], "three copies, the mask and the checksum"),
-    client_bytes: Bytes { bytes: 370, basis: Basis::Estimated, source: "first runs over memif" },
+    client_bytes: Bytes {
+        bytes: 382,
+        basis: Basis::Measured,
+        source: "benchmarks.md, a million held past the kernel",
+    },
     kernel_bytes: Bytes {
         bytes: 0,
         basis: Basis::Measured,
@@ -130,11 +133,11 @@ const DPDK: PathCosts = PathCosts {
 const AF_XDP: PathCosts = PathCosts {
     // A frame costs about 1.1 µs more than over memif, where the driver copies.
     echo_nanos: Cost::estimated(
-        &[(1000, 3_500.0), (100_000, 3_800.0), (1_000_000, 7_550.0)],
+        &[(1000, 3_030.0), (10_000, 3_630.0), (100_000, 3_680.0)],
         "dpdk, and 2.3 µs for two frames",
     ),
-    delivery_nanos: Cost::estimated(&[(u32::MAX, 1_900.0)], "dpdk, and 1.1 µs for a frame"),
-    handshake_nanos: Cost::estimated(&[(u32::MAX, 12_000.0)], "dpdk, and 7 µs for six frames"),
+    delivery_nanos: Cost::estimated(&[(u32::MAX, 1_700.0)], "dpdk, and 1.1 µs for a frame"),
+    handshake_nanos: Cost::estimated(&[(u32::MAX, 10_000.0)], "dpdk, and 7 µs for six frames"),
     ..DPDK
 };
 
