@@ -278,10 +278,10 @@ mod tests {
         assert_eq!(sizing.connections_max, 500_000 + 6 * 707);
         assert_eq!((bypass.pool_bytes, bypass.time_wait_max), (256_000_000, 125_000));
         assert_eq!((bypass.descriptors, bypass.frames), (4096, 16_383));
-        assert_eq!(sizing.memory.clients, 370_000_000);
+        assert_eq!(sizing.memory.clients, 382_000_000);
         assert_eq!(
             sizing.to_string(),
-            "sized for 1 000 000 clients on 2 shards: 1 038 MiB (clients 353, TCP pools 489, TIME-WAIT 27, frames in huge pages 82, shards and program 88)"
+            "sized for 1 000 000 clients on 2 shards: 1 050 MiB (clients 365, TCP pools 489, TIME-WAIT 27, frames in huge pages 82, shards and program 88)"
         );
     }
 

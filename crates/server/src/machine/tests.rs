@@ -149,7 +149,7 @@ fn pools_that_do_not_fit_are_refused_with_figures() {
         &text,
         &[
             "Error: sized for 4 000 000 clients on 2 shards: ",
-            " MiB (clients 1 412",
+            " MiB (clients 1 458",
             "but 1 024 MiB are available",
             "lower pool_bytes or connections_target",
         ],
